@@ -92,7 +92,7 @@ class OpenVinoEngine:
         together = self._compile(file, options.instances)
         fault = wrong_in_8_bits(together, file, options.max_batch_size)
         if fault is not None:
-            said = f"OpenVINO would give wrong answers, ONNX Runtime gives right ones: {fault}"
+            said = f"OpenVINO would compute it wrongly, ONNX Runtime does not: {fault}"
             raise EngineUnavailable(f"{file}: {said}")
         self.inputs, self.outputs = _specs(file, together)
         self._together: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()

@@ -5,7 +5,7 @@ mends or breaks.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -14,85 +14,122 @@ import openvino
 from openvino import Node, Type
 
 _8_BITS = (Type.u8, Type.i8)
-# Operations inside which a sum or an extreme can hide from a list of the file's operations.
-_HIDING = frozenset({"Einsum", "If", "Loop", "TensorIterator"})
+# Operations of ONNX that round, and those for which the file is read once more: the compiled
+# network does not tell what became of them.
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv")
+_LOST = ("AveragePool", "QLinearAveragePool", "Mul", "Div")
+# Operations inside which others can hide from a list of the file's operations.
+_HIDING = frozenset({"If", "Loop", "TensorIterator"})
 # Ways of padding by numbers of the file.
 _EXACT = ("explicit", "valid")
-# Kernel, stride, dilation, padding before, behind and of the output, along an axis of a transposed
-# convolution: those that a thousand random ones of signed values showed no fault of.
+# Forms of a transposed convolution of signed values, along an axis, of which a thousand random ones
+# were right: kernel, stride, dilation, padding before, padding behind, padding of the output.
 _RIGHT_FORMS = {(2, 2, 1, 0, 0, 0), (3, 3, 1, 0, 0, 0), (3, 2, 1, 1, 1, 1), (4, 2, 1, 1, 1, 0)}
+_PRODUCTS = frozenset({
+    "Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData",
+    "MatMul",
+})  # fmt: skip
+# Operations that move values and do not change them, and those behind which scales are right.
+_MOVES = frozenset({
+    "Concat", "DepthToSpace", "Gather", "MaxPool", "Pad", "Reshape", "ShuffleChannels", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze",
+    "VariadicSplit",
+})  # fmt: skip
+_BEFORE_RIGHT_SCALES = frozenset({
+    "Add", "Convolution", "GroupConvolution", "MVN", "MatMul", "Relu", "Sigmoid", "Subtract",
+    "Tanh",
+})  # fmt: skip
 
 
 def wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | None:
     """Why OpenVINO would compute this INT8 network wrongly in batches of up to `rows`, or None.
 
-    Some networks that would be right are refused: a compiled layer does not tell its operation, so
-    that those of the file count.
+    Some networks that would be right are refused: where a compiled layer does not tell its
+    operation, all of that kind in the file count.
     """
+    lost = _operations(file, (*_ROUNDING, *_LOST))
+    if not lost & set(_ROUNDING):
+        return None
     doubtful: set[str] = set()
     for layer in compiled.get_runtime_model().get_ops():
-        kind, name = _told(layer, "layerType"), layer.get_friendly_name()
-        if kind == "FakeQuantize" and _lost_its_bias(layer.input_value(0).get_node()):
-            return f"before {name}, all channels of a convolution get the first one's bias"
-        if kind not in ("Reduce", "Pad", "Pooling", "Deconvolution"):
-            continue
-        takes = layer.get_input_element_type(0)
-        if kind == "Reduce":
-            gives = layer.get_output_element_type(0)
-            if takes in _8_BITS and _rows(layer, rows) > (right := _right_rows(layer)):
-                return (
-                    f"{name} sums 8-bit tokens of other memory in batches of more than {right:.0f}"
-                )
-            if takes == Type.u8:
-                doubtful |= {"ReduceSum", *_HIDING}
-            if takes == Type.f32 and gives == Type.u8:
-                doubtful |= {"ReduceMax", "ReduceMin", *_HIDING}
-        elif kind == "Deconvolution":
-            # Unsigned values are right.
-            if takes != Type.u8 and layer.get_input_element_type(1) == Type.i8:
-                doubtful.add("ConvolutionBackpropData")
-        elif takes in _8_BITS:
-            doubtful.add("Pad" if kind == "Pad" else "AvgPool")
-    # Most poolings are of maxima, and reading a large file takes a tenth of a second.
-    if doubtful == {"AvgPool"} and not _has_averages(file):
+        fault = _fault_of_compiled(layer, rows)
+        if fault is not None:
+            return fault
+        doubtful |= _doubts(layer)
+    if not doubtful and not lost & set(_LOST):
         return None
-    if not doubtful:
-        return None
-    found = openvino.Core().read_model(file).get_ops()
-    wrong = {
-        layer.get_type_name()
-        for layer in found
-        if layer.get_type_name() in doubtful and _IS_WRONG.get(layer.get_type_name(), _yes)(layer)
-    }
-    return f"it may get {', '.join(sorted(wrong))} of 8-bit values wrong" if wrong else None
+    if lost & {"AveragePool", "QLinearAveragePool"}:
+        doubtful |= {"AvgPool", *_HIDING}
+    for layer in openvino.Core().read_model(file).get_ops():
+        kind = layer.get_type_name()
+        if kind == "FakeQuantize" and (product := _lost_product(layer)):
+            return f"the product with constants {_named(product)} is rounded to 8 bits"
+        if kind in doubtful and _IS_WRONG.get(kind, _always)(layer):
+            return f"{kind} of 8-bit values, {_named(layer)}"
+    return None
 
 
-def _has_averages(file: Path) -> bool:
-    """Whether an ONNX file has a node of the operation AveragePool: its field 4 says so in text."""
+def _operations(file: Path, wanted: tuple[str, ...]) -> set[str]:
+    """Those of the operations that an ONNX file has. A node's is its field 4 (tag 0x22), behind
+    whose length it stands in text."""
     with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-        return content.find(b"\x22\x0bAveragePool") >= 0
+        return {
+            name for name in wanted if content.find(bytes((0x22, len(name))) + name.encode()) >= 0
+        }
 
 
-def _yes(layer: Node) -> bool:
+def _fault_of_compiled(layer: Node, rows: int) -> str | None:
+    """A fault that a compiled layer shows by itself."""
+    kind, name = _told(layer, "layerType"), layer.get_friendly_name()
+    if kind == "FakeQuantize" and _lost_its_bias(layer.input_value(0).get_node()):
+        return f"before {name}, all channels of a convolution get the first one's bias"
+    is_sum = kind == "Reduce" and layer.get_input_element_type(0) in _8_BITS
+    if is_sum and _rows(layer, rows) > (right := _right_rows(layer)):
+        return f"{name} sums 8-bit tokens of other memory in batches of more than {right:.0f}"
+    return None
+
+
+def _doubts(layer: Node) -> set[str]:
+    """Operations of the file, in OpenVINO's names, of which one may be this compiled layer and
+    wrong."""
+    kind = _told(layer, "layerType")
+    if kind not in ("Reduce", "Pad", "Deconvolution"):
+        return set()
+    takes, gives = layer.get_input_element_type(0), layer.get_output_element_type(0)
+    if kind == "Pad":
+        return {"Pad"} if takes in _8_BITS else set()
+    if kind == "Deconvolution":
+        return {"ConvolutionBackpropData"} if takes == Type.i8 else set()
+    found: set[str] = set()
+    if takes == Type.u8:
+        found |= {"ReduceSum", "Einsum", *_HIDING}
+    if takes == Type.f32 and gives == Type.u8:
+        found |= {"ReduceMax", "ReduceMin", "Einsum", *_HIDING}
+    return found
+
+
+def _always(layer: Node) -> bool:
     return True
 
 
 def _pads_with_a_level(layer: Node) -> bool:
-    """Whether zeros beside the image become the lowest level, which is another value."""
+    """Whether a Pad inserts the level 0 where another level is the value 0."""
     is_constant = layer.get_attributes()["pad_mode"] == "constant"
-    return is_constant and _is_zero_shifted(layer)
+    return is_constant and any(_is_shifted(node) for node in _above(layer))
 
 
 def _averages_a_level(layer: Node) -> bool:
-    """The same, of a mean that counts the zeros beside the image."""
+    """Whether a mean counts zeros beside the image from which OpenVINO takes or to which it adds a
+    constant: it moves zero points and constants behind the mean."""
     told = layer.get_attributes()
-    is_padded = told["auto_pad"] not in _EXACT or any([*told["pads_begin"], *told["pads_end"]])
-    return is_padded and not told["exclude-pad"] and _is_zero_shifted(layer)
+    is_exact = told["auto_pad"] in _EXACT
+    is_padded = not is_exact or any([*told["pads_begin"], *told["pads_end"]])
+    counts = is_padded and not told["exclude-pad"]
+    return counts and any(_is_shifted(node) or _adds_a_constant(node) for node in _above(layer))
 
 
 def _is_unusual(layer: Node) -> bool:
-    """Whether a transposed convolution may read and write memory of others (signed values), or give
-    all channels the first one's bias (strides over 3)."""
+    """Whether a transposed convolution of signed values may read and write memory of others."""
     told = layer.get_attributes()
     kernel = [length.get_length() for length in list(layer.get_input_partial_shape(1))[2:]]
     padding = told["pads_begin"], told["pads_end"], told["output_padding"]
@@ -107,32 +144,90 @@ _IS_WRONG: dict[str, Callable[[Node], bool]] = {
 }
 
 
-def _is_zero_shifted(layer: Node) -> bool:
-    """Whether any of the 8-bit values that a layer of the file takes has a zero point that is not
-    0: value = (level - zero point) * step."""
+def _lost_product(rounding: Node) -> Node | None:
+    """A product with constants by channel that a rounding of the file takes, and of which OpenVINO
+    would make its scale, wrongly: constants are negative, or values move in between."""
+    waiting: list[tuple[Node, bool]] = [(rounding.input_value(0).get_node(), False)]
+    seen = set()
+    while waiting:
+        node, is_moved = waiting.pop()
+        kind = node.get_type_name()
+        if node.get_friendly_name() in seen:
+            continue
+        seen.add(node.get_friendly_name())
+        if kind in _MOVES:
+            waiting += [(source, True) for source in _sources(node)]
+        elif kind in ("Multiply", "Divide"):
+            for source, other in zip(_sources(node), _sources(node)[::-1], strict=True):
+                scales = _constant(other)
+                if scales is None or scales.size == 1:
+                    continue
+                is_right = source.get_type_name() in _BEFORE_RIGHT_SCALES
+                is_rounded = _gives_rounded(source) and not is_moved
+                if not is_right and not is_rounded and (is_moved or np.any(scales < 0)):
+                    return node
+    return None
+
+
+def _above(layer: Node) -> Iterator[Node]:
+    """The nodes of the file whose values reach a layer, back to the nearest ones in 8 bits or of
+    products."""
     waiting, seen = [layer.input_value(0).get_node()], set()
     while waiting:
         node = waiting.pop()
-        name, kind = node.get_friendly_name(), node.get_type_name()
-        if name in seen:
+        if node.get_friendly_name() in seen:
             continue
-        seen.add(name)
-        if kind == "Convert" and node.get_input_element_type(0) in _8_BITS:
-            continue
-        sources = [port.get_source_output().get_node() for port in node.inputs()]
-        if kind == "Subtract" and _is_convert_of_8_bits(sources[0]):
-            zero = sources[1]
-            if zero.get_type_name() == "Convert":
-                zero = zero.input_value(0).get_node()
-            if zero.get_type_name() != "Constant" or np.any(zero.get_data()):
-                return True
-            continue
-        waiting += sources
-    return False
+        seen.add(node.get_friendly_name())
+        yield node
+        ends = _is_shifted(node) or _comes_from_8_bits(node) or node.get_type_name() in _PRODUCTS
+        if not ends:
+            # Shapes are whole numbers.
+            floats = (one for one in _sources(node) if one.get_output_element_type(0).is_real())
+            waiting += floats
 
 
-def _is_convert_of_8_bits(node: Node) -> bool:
+def _is_shifted(node: Node) -> bool:
+    """Whether a node takes a zero point that is not 0 from 8-bit levels."""
+    if node.get_type_name() != "Subtract" or not _comes_from_8_bits(_sources(node)[0]):
+        return False
+    zero = _constant(_sources(node)[1])
+    return zero is None or bool(np.any(zero))
+
+
+def _adds_a_constant(node: Node) -> bool:
+    """Whether a node adds a constant, other than a bias."""
+    if node.get_type_name() not in ("Add", "Subtract"):
+        return False
+    sources = _sources(node)
+    if any(source.get_type_name() in _PRODUCTS for source in sources):
+        return False
+    added = [_constant(source) for source in sources]
+    return any(value is not None and np.any(value) for value in added)
+
+
+def _gives_rounded(node: Node) -> bool:
+    """Whether a node scales levels to values."""
+    if node.get_type_name() != "Multiply":
+        return False
+    levels = _sources(node)[0]
+    if levels.get_type_name() == "Subtract":
+        levels = _sources(levels)[0]
+    return _comes_from_8_bits(levels)
+
+
+def _comes_from_8_bits(node: Node) -> bool:
     return node.get_type_name() == "Convert" and node.get_input_element_type(0) in _8_BITS
+
+
+def _sources(node: Node) -> list[Node]:
+    return [port.get_source_output().get_node() for port in node.inputs()]
+
+
+def _constant(node: Node) -> np.ndarray | None:
+    """The values of a constant of the file, perhaps of another type or shape; None of others."""
+    while node.get_type_name() in ("Convert", "Reshape", "Unsqueeze"):
+        node = _sources(node)[0]
+    return np.asarray(node.get_data()) if node.get_type_name() == "Constant" else None
 
 
 def _rows(reduction: Node, most: int) -> float:
@@ -158,10 +253,18 @@ def _right_rows(reduction: Node) -> float:
 
 
 def _lost_its_bias(layer: Node) -> bool:
-    """Whether a convolution had a bias in the file and takes none (images, weights and a bias): it
-    does not where the batch size is read from its output, as class tokens need it."""
+    """Whether a convolution lost the bias that it had in the file: where the batch size is read
+    from its output, as class tokens need it. A transposed one of weights in 8 bits and values in
+    floats may have lost it."""
+    if _told(layer, "layerType") == "Deconvolution":
+        kinds = [layer.get_input_element_type(place) for place in range(layer.get_input_size())]
+        return kinds == [Type.f32, Type.i8]
     had_one = layer.get_friendly_name().endswith("/WithoutBiases")
     return _told(layer, "layerType") == "Convolution" and had_one and layer.get_input_size() < 3
+
+
+def _named(layer: Node) -> str:
+    return str(layer.get_friendly_name())[:80]
 
 
 def _told(layer: Node, fact: str) -> str:
