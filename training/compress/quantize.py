@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -134,6 +135,8 @@ class Quantizer:
                 "WeightSymmetric": True,
                 # TensorRT dequantises int8 only, and adds biases in floating point.
                 "QuantizeBias": scheme != "s8",
+                # It would remove those of which a layer in floating point reads the result.
+                "QDQKeepRemovableActivations": True,
             },
         )
         try:
@@ -147,6 +150,7 @@ class Quantizer:
         if self._rounding is not None:
             self._rounding.apply(model.graph)
         correct_biases(model.graph, self._model.graph, self._ranges.means())
+        _remove_activations(model.graph)
         quantizer.model.topological_sort()
         _remove_unused_parts(model.graph)
         onnx.checker.check_model(model)
@@ -245,6 +249,29 @@ def _remove_needless_pairs(
                     user.input[position] = name
         graph.node.remove(second)
         graph.node.remove(first)
+
+
+def _remove_activations(graph: onnx.GraphProto) -> None:
+    """Removes each ReLU and ReLU6 of which only a rounding reads the result, to levels that begin
+    at the value 0 and end at the largest one: it cuts as they do."""
+    parts = {part.name: part for part in graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type in ("Relu", "Clip")]:
+        behind = readers.get(node.output[0], [])
+        if len(behind) != 1 or behind[0].op_type != "QuantizeLinear" or node.output[0] in outputs:
+            continue
+        # A Clip without a lower bound in the file lets negative values through.
+        bound = parts.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
+        if node.op_type == "Clip" and (bound is None or numpy_helper.to_array(bound).any()):
+            continue
+        zero = parts[behind[0].input[2]]
+        if zero.data_type == onnx.TensorProto.UINT8 and not numpy_helper.to_array(zero).any():
+            behind[0].input[0] = node.input[0]
+            graph.node.remove(node)
 
 
 def _remove_unused_parts(graph: onnx.GraphProto) -> None:

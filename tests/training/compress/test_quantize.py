@@ -148,6 +148,35 @@ def test_layers_are_quantised_alone_or_left_alone(
     assert rounded_layers(path) == {"layer2.0.conv1"}
 
 
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_any_layer_may_stay_in_fp32(
+    classifier: tuple[Path, Deployed], tmp_path: Path, scheme: Scheme
+) -> None:
+    float_file, deployed = classifier
+    quantizer = Quantizer(float_file, "minmax", choose_calibration(SAMPLES, 24, 0))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    path = tmp_path / "q.onnx"
+    for layers in [*([layer] for layer in quantizer.layers), quantizer.layers[::2]]:
+        quantizer.write(path, scheme, layers)
+        engine = load_engine("onnxruntime", path, EngineOptions(max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"]
+        engine.close()
+        assert answer_distance(expected, answers) < 0.1, layers
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.ReLU6])
+def test_an_activation_behind_the_last_layer_stays(
+    tmp_path: Path, scheme: Scheme, activation: type[torch.nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), activation(), torch.nn.Conv2d(8, 4, 3), activation(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+    assert worst_distance(network, tmp_path, scheme) < 0.1
+
+
 def test_reduced_range_keeps_weights_to_seven_bits(
     classifier: tuple[Path, Deployed], tmp_path: Path
 ) -> None:

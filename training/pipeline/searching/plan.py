@@ -6,6 +6,7 @@ on the drop the ratio is bisected, from one at which pruning begins to hurt.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from training.evaluation.searched import Point
@@ -89,6 +90,8 @@ class Plan:
         goal = _KEPT * self._chances.reference
         hurt = _first(plain, lambda point: self._screening.accuracy(point) < goal)
         start = plain[max(hurt - 1, int(_SPARED * len(plain)))]
+        if not math.isfinite(self._screening.milliseconds(start)):
+            return
         # By noise the most pruned ones may seem slower.
         fast = self._as_fast(whole, self._screening.milliseconds(start)) or [start]
         start = self._most_accurate(fast)

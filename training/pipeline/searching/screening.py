@@ -1,6 +1,7 @@
 """Looks at pruned networks before any fine-tuning: how fast they will be, which does not depend on
 their weights, and how accurate they are already, which tells how much pruning they bear."""
 
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ from training.pipeline.fine_tuning import built
 from training.pipeline.searching.laboratory import Laboratory
 from training.pipeline.searching.space import Space
 from training.pipeline.stages.prune import block_orders, normalized, pruned_once, write_timed
+
+log = logging.getLogger(__name__)
 
 # Images for accuracy, and for the statistics of batch norms. They rank candidates, and decide
 # nothing else.
@@ -68,7 +71,8 @@ class Screening:
         return min(self._latencies[key])
 
     def refusal(self, point: Point) -> str | None:
-        """Why the engine refuses the network; None where it runs it."""
+        """Why the engine refuses the network with all layers of its variant in INT8; None where it
+        runs that. With some layers in floating point it is left out, too."""
         self.milliseconds(point)
         return self._refusals.get(self._key(point))
 
@@ -89,6 +93,7 @@ class Screening:
             try:
                 return self._laboratory.milliseconds(path, point)
             except EngineUnavailable as error:
+                log.warning("search: %s: left out: %s", point, error)
                 self._refusals[self._key(point)] = str(error)
                 return math.inf
 

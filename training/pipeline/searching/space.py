@@ -10,7 +10,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from serving.engines import ENGINES
+from serving.engines import ENGINES, unavailable_reason
 from training.compress.prune import check_prune
 from training.errors import RecipeError
 from training.evaluation.searched import Point
@@ -50,6 +50,8 @@ class Space:
         self.variants = tuple(
             variant for variant in recipe.export.variants if precision_of(variant) in precisions
         )
+        if reason := unavailable_reason(settings.engine):
+            raise RecipeError(f"search.engine: {settings.engine}: {reason}")
         if not self.variants:
             raise RecipeError(f"search.engine: {settings.engine} runs no variant of the recipe")
         steps = int(settings.max_ratio / _RATIO_STEP + 1e-9)

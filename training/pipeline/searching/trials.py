@@ -156,8 +156,6 @@ class Trials:
         if point in self._given_up or point.trained in self._given_up:
             return False
         if refusal := self._screening.refusal(point):
-            if point not in self._refused:
-                log.warning("search: %s: left out: %s", point, refusal)
             self._refused[point] = refusal
             return False
         before = self._screening.milliseconds(point)
