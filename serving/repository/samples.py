@@ -36,14 +36,6 @@ class Samples(NamedTuple):
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def first(self) -> "Samples":
-        """The first sample alone."""
-        inputs, answers = (
-            {name: array[:1] for name, array in arrays.items()}
-            for arrays in (self.inputs, self.answers)
-        )
-        return Samples(inputs, answers)
-
 
 def read_samples(folder: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Samples | None:
     """The samples of a version, with these inputs and the answers in these outputs; None where none

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from serving.base.errors import InvalidManifest, SelfCheckFailed
+from serving.base.evaluation import answer_distance
 from serving.base.files import sha256
 from serving.base.tensor import Array, TensorSpec
 from serving.models.loading.selfcheck import (
@@ -74,8 +75,8 @@ def check(folder: Path, engine: Colours, rows: int = 32) -> None:
 def test_samples_are_run_alone_and_in_a_batch_that_uses_every_way(folder: Path) -> None:
     engine = Colours()
     check(folder, engine)
-    # The six samples, repeated until check_rows are reached, and then one alone.
-    assert engine.batches == [18, 1]
+    # One alone, and the six samples, repeated until check_rows are reached.
+    assert engine.batches == [1, 18]
     engine = Colours()
     check(folder, engine, rows=4)
     assert max(engine.batches) == 4
@@ -85,6 +86,44 @@ def test_samples_are_run_alone_and_in_a_batch_that_uses_every_way(folder: Path) 
 def test_answers_that_differ_are_refused(wrong_from: int, folder: Path) -> None:
     with pytest.raises(SelfCheckFailed, match="answers wrongly on this machine"):
         check(folder, Colours(wrong_from))
+
+
+class SlightlyOff(Colours):
+    """Answers the first sample a little higher in one place."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.error = error
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        logits = super().infer(inputs)["logits"]
+        logits[0, 0] += self.error
+        return {"logits": logits}
+
+
+def test_the_first_sample_alone_is_held_to_the_tolerance_of_all(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    engine = SlightlyOff(0.0)
+    samples = published_samples(folder, manifest, engine.inputs, engine.outputs)
+    assert samples is not None
+    evidence = manifest.variants[0].evidence[engine.name]
+    wanted = samples.answers["logits"]
+
+    def distance(error: float, rows: int) -> float:
+        given = wanted[:rows].copy()
+        given[0, 0] += error
+        return answer_distance(wanted[:rows], given)
+
+    error = 0.9 * evidence.samples_tolerance / distance(1.0, len(wanted))
+    assert distance(error, 1) > evidence.samples_tolerance
+    for engine in (SlightlyOff(error), SlightlyOff(2 * error)):
+        args = samples, manifest.variants[0], engine, engine.inputs, 32
+        if engine.error > error:
+            with pytest.raises(SelfCheckFailed, match="answers wrongly on this machine"):
+                check_answers(*args, briefly=True)
+        else:
+            check_answers(*args, briefly=True)
+        assert engine.batches == [1]
 
 
 def test_samples_that_cannot_be_read_are_refused(folder: Path) -> None:
