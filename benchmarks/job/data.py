@@ -105,10 +105,10 @@ def patches(form: Path, quick: bool) -> Images:
     """Photographs of 224x224 cut from CamVid's scenes, each of the class that fills most of it;
     quick: those of every sixth scene. Weights to begin with are taken where somebody put them.
 
-    The archive's train split shows three drives, a scene a second. Stretches of ten scenes of it are
-    learnt from, validate or test in turns: single scenes are too like their neighbours, and whole
-    drives too unlike each other, by points of accuracy. The archive's val split, seven seconds of
-    one drive, is learnt from. Where patches judge, those of a scene overlap.
+    The archive's train split shows three drives, a scene a second. Stretches of ten of its scenes
+    are learnt from, validate or test in turns: single scenes are too like their neighbours, and
+    whole drives too unlike each other, by points of accuracy. The archive's val split, seven
+    seconds of one drive, is learnt from. Where patches judge, those of a scene overlap.
     """
     source, root = _archive("camvid"), form / "data" / "patches-of-stretches"
     names = (source / "classes.txt").read_text().split()[:_UNLABELLED]

@@ -25,6 +25,7 @@ _EXACT = ("explicit", "valid")
 # Forms of a transposed convolution of signed values, along an axis, of which a thousand random ones
 # were right: kernel, stride, dilation, padding before, padding behind, padding of the output.
 _RIGHT_FORMS = {(2, 2, 1, 0, 0, 0), (3, 3, 1, 0, 0, 0), (3, 2, 1, 1, 1, 1), (4, 2, 1, 1, 1, 0)}
+# Operations above which no constant matters, and those whose own bias is right.
 _PRODUCTS = frozenset({
     "Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData",
     "MatMul",
