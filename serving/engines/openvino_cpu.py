@@ -22,7 +22,7 @@ sys.modules.setdefault("openvino_telemetry", cast("Any", None))
 import openvino  # noqa: E402
 from openvino import Type, properties  # noqa: E402
 
-from serving.engines.openvino_faults import wrong_in_8_bits  # noqa: E402
+from serving.engines.openvino_faults import fault_of  # noqa: E402
 
 VERSION: str = openvino.__version__
 
@@ -90,7 +90,7 @@ class OpenVinoEngine:
             compiled = options.cache_dir / "openvino" / content_digest(file)
             self._settings[properties.cache_dir()] = str(compiled)
         together = self._compile(file, options.instances)
-        fault = wrong_in_8_bits(together, file, options.max_batch_size)
+        fault = fault_of(together, file, options.max_batch_size)
         if fault is not None:
             said = f"OpenVINO would compute it wrongly, ONNX Runtime does not: {fault}"
             raise EngineUnavailable(f"{file}: {said}")

@@ -1,4 +1,5 @@
-"""Networks in 8 bits that OpenVINO 2026.4 computes wrongly, told by its layers and by the file.
+"""Networks that OpenVINO 2026.4 computes wrongly, most of them in 8 bits, told by its layers and by
+the file.
 
 tests/serving/engines/test_rounded_operations.py tries each operation: it says what a later release
 mends or breaks.
@@ -16,8 +17,20 @@ from openvino import Node, Type
 _8_BITS = (Type.u8, Type.i8)
 # Operations of ONNX that round, and those for which the file is read once more: the compiled
 # network does not tell what became of them.
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv")
-_LOST = ("AveragePool", "QLinearAveragePool", "Mul", "Div")
+_ROUNDING = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv",
+})  # fmt: skip
+_AVERAGES = frozenset({"AveragePool", "QLinearAveragePool"})
+_SCALES = frozenset({"Mul", "Div"})
+# As a file says it: a node's operation is its field 4, an attribute's name its field 1 and its
+# whole number its field 3, each behind a byte for the field and, where it is text, its length.
+_IN_BYTES = {
+    **{
+        name: bytes((0x22, len(name))) + name.encode()
+        for name in (*_ROUNDING, *_AVERAGES, *_SCALES, "ConvTranspose")
+    },
+    "ceil_mode": b"\x0a\x09ceil_mode\x18\x01",
+}
 # Operations inside which others can hide from a list of the file's operations.
 _HIDING = frozenset({"If", "Loop", "TensorIterator"})
 # Ways of padding by numbers of the file.
@@ -42,41 +55,41 @@ _BEFORE_RIGHT_SCALES = frozenset({
 })  # fmt: skip
 
 
-def wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | None:
-    """Why OpenVINO would compute this INT8 network wrongly in batches of up to `rows`, or None.
+def fault_of(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | None:
+    """Why OpenVINO would compute this network wrongly in batches of up to `rows`, or None.
 
-    Some networks that would be right are refused: where a compiled layer does not tell its
-    operation, all of that kind in the file count.
+    Some networks in 8 bits that would be right are refused: where a compiled layer does not tell
+    its operation, all of that kind in the file count.
     """
-    lost = _operations(file, (*_ROUNDING, *_LOST))
-    if not lost & set(_ROUNDING):
-        return None
+    found = _told_by(file)
+    is_rounded = bool(found & _ROUNDING)
     doubtful: set[str] = set()
-    for layer in compiled.get_runtime_model().get_ops():
-        fault = _fault_of_compiled(layer, rows)
-        if fault is not None:
-            return fault
-        doubtful |= _doubts(layer)
-    if not doubtful and not lost & set(_LOST):
+    if is_rounded:
+        for layer in compiled.get_runtime_model().get_ops():
+            fault = _fault_of_compiled(layer, rows)
+            if fault is not None:
+                return fault
+            doubtful |= _doubts(layer)
+        if found & _AVERAGES:
+            doubtful |= {"AvgPool", *_HIDING}
+    if not doubtful and not found - _ROUNDING - (set() if is_rounded else _SCALES):
         return None
-    if lost & {"AveragePool", "QLinearAveragePool"}:
-        doubtful |= {"AvgPool", *_HIDING}
     for layer in openvino.Core().read_model(file).get_ops():
         kind = layer.get_type_name()
-        if kind == "FakeQuantize" and (product := _lost_product(layer)):
+        if _pads_otherwise(layer):
+            return f"{kind} {_named(layer)} pads otherwise than ONNX defines"
+        if is_rounded and kind == "FakeQuantize" and (product := _lost_product(layer)):
             return f"the product with constants {_named(product)} is rounded to 8 bits"
         if kind in doubtful and _IS_WRONG.get(kind, _always)(layer):
             return f"{kind} of 8-bit values, {_named(layer)}"
     return None
 
 
-def _operations(file: Path, wanted: tuple[str, ...]) -> set[str]:
-    """Those of the operations that an ONNX file has. A node's is its field 4 (tag 0x22), behind
-    whose length it stands in text."""
+def _told_by(file: Path) -> set[str]:
+    """Those of the operations named above that an ONNX file has, and "ceil_mode" where an attribute
+    of that name is 1."""
     with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-        return {
-            name for name in wanted if content.find(bytes((0x22, len(name))) + name.encode()) >= 0
-        }
+        return {name for name, text in _IN_BYTES.items() if content.find(text) >= 0}
 
 
 def _fault_of_compiled(layer: Node, rows: int) -> str | None:
@@ -109,6 +122,28 @@ def _doubts(layer: Node) -> set[str]:
     return found
 
 
+def _pads_otherwise(layer: Node) -> bool:
+    """Whether a layer may differ from ONNX in floats, too: a transposed convolution whose padding
+    follows from the size of its output, or a pooling with windows that stick out of the padding."""
+    kind, told = layer.get_type_name(), layer.get_attributes()
+    if kind in ("ConvolutionBackpropData", "GroupConvolutionBackpropData"):
+        return told["auto_pad"] not in _EXACT or layer.get_input_size() > 2
+    if kind not in ("AvgPool", "MaxPool") or not told["rounding_type"].startswith("ceil"):
+        return False
+    steps_into_padding = any(
+        stride > 1 and padding
+        for stride, padding in zip(told["strides"], told["pads_end"], strict=True)
+    )
+    counts = kind == "AvgPool" and _counts_zeros(layer) and any(one > 1 for one in told["strides"])
+    return counts or (kind == "MaxPool" and steps_into_padding)
+
+
+def _counts_zeros(mean: Node) -> bool:
+    told = mean.get_attributes()
+    is_padded = told["auto_pad"] not in _EXACT or any([*told["pads_begin"], *told["pads_end"]])
+    return is_padded and not told["exclude-pad"]
+
+
 def _always(layer: Node) -> bool:
     return True
 
@@ -122,11 +157,8 @@ def _pads_with_a_level(layer: Node) -> bool:
 def _averages_a_level(layer: Node) -> bool:
     """Whether a mean counts zeros beside the image from which OpenVINO takes or to which it adds a
     constant: it moves zero points and constants behind the mean."""
-    told = layer.get_attributes()
-    is_exact = told["auto_pad"] in _EXACT
-    is_padded = not is_exact or any([*told["pads_begin"], *told["pads_end"]])
-    counts = is_padded and not told["exclude-pad"]
-    return counts and any(_is_shifted(node) or _adds_a_constant(node) for node in _above(layer))
+    above = _above(layer)
+    return _counts_zeros(layer) and any(_is_shifted(one) or _adds_a_constant(one) for one in above)
 
 
 def _is_unusual(layer: Node) -> bool:
