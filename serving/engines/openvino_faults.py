@@ -43,12 +43,14 @@ _PRODUCTS = frozenset({
     "Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData",
     "MatMul",
 })  # fmt: skip
-# Operations that move values and do not change them, and those behind which scales are right.
+# Operations that move values or take their mean, those of two tensors, and those behind which
+# scales are right.
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "Gather", "MaxPool", "Pad", "Reshape", "ShuffleChannels", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze",
+    "AvgPool", "Concat", "DepthToSpace", "Gather", "MaxPool", "Pad", "Reshape", "ShuffleChannels",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze",
     "VariadicSplit",
 })  # fmt: skip
+_OF_TWO = frozenset({"Add", "Divide", "Maximum", "Minimum", "Multiply", "Subtract"})
 _BEFORE_RIGHT_SCALES = frozenset({
     "Add", "Convolution", "GroupConvolution", "MVN", "MatMul", "Relu", "Sigmoid", "Subtract",
     "Tanh",
@@ -70,8 +72,9 @@ def fault_of(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | N
             if fault is not None:
                 return fault
             doubtful |= _doubts(layer)
-        if found & _AVERAGES:
-            doubtful |= {"AvgPool", *_HIDING}
+        doubtful |= {"AvgPool"} if found & _AVERAGES else set()
+    if found & {*_AVERAGES, "ConvTranspose", "ceil_mode"}:
+        doubtful |= _HIDING
     if not doubtful and not found - _ROUNDING - (set() if is_rounded else _SCALES):
         return None
     for layer in openvino.Core().read_model(file).get_ops():
@@ -81,7 +84,8 @@ def fault_of(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | N
         if is_rounded and kind == "FakeQuantize" and (product := _lost_product(layer)):
             return f"the product with constants {_named(product)} is rounded to 8 bits"
         if kind in doubtful and _IS_WRONG.get(kind, _always)(layer):
-            return f"{kind} of 8-bit values, {_named(layer)}"
+            of = "with layers inside" if kind in _HIDING else "of 8-bit values"
+            return f"{kind} {of}, {_named(layer)}"
     return None
 
 
@@ -130,12 +134,14 @@ def _pads_otherwise(layer: Node) -> bool:
         return told["auto_pad"] not in _EXACT or layer.get_input_size() > 2
     if kind not in ("AvgPool", "MaxPool") or not told["rounding_type"].startswith("ceil"):
         return False
-    steps_into_padding = any(
-        stride > 1 and padding
-        for stride, padding in zip(told["strides"], told["pads_end"], strict=True)
+    steps_outside = any(
+        stride > 1 and (padding or stride > length)
+        for stride, padding, length in zip(
+            told["strides"], told["pads_end"], told["kernel"], strict=True
+        )
     )
     counts = kind == "AvgPool" and _counts_zeros(layer) and any(one > 1 for one in told["strides"])
-    return counts or (kind == "MaxPool" and steps_into_padding)
+    return counts or (kind == "MaxPool" and steps_outside)
 
 
 def _counts_zeros(mean: Node) -> bool:
@@ -188,18 +194,28 @@ def _lost_product(rounding: Node) -> Node | None:
         if node.get_friendly_name() in seen:
             continue
         seen.add(node.get_friendly_name())
+        sources = _sources(node)
         if kind in _MOVES:
-            waiting += [(source, True) for source in _sources(node)]
-        elif kind in ("Multiply", "Divide"):
-            for source, other in zip(_sources(node), _sources(node)[::-1], strict=True):
-                scales = _constant(other)
-                if scales is None or scales.size == 1:
+            waiting += [(source, True) for source in sources]
+        elif kind == "Clamp":
+            waiting += [(source, is_moved) for source in sources]
+        elif kind in _OF_TWO:
+            for source, other in zip(sources, sources[::-1], strict=True):
+                constant = _constant(other)
+                if constant is None:
                     continue
-                is_right = source.get_type_name() in _BEFORE_RIGHT_SCALES
-                is_rounded = _gives_rounded(source) and not is_moved
-                if not is_right and not is_rounded and (is_moved or np.any(scales < 0)):
+                if constant.size == 1:
+                    waiting.append((source, is_moved))
+                elif kind in ("Multiply", "Divide") and _is_lost(constant, source, is_moved):
                     return node
     return None
+
+
+def _is_lost(scales: np.ndarray, source: Node, is_moved: bool) -> bool:
+    """Whether scales by channel are lost between the values that they scale and a rounding."""
+    is_right = source.get_type_name() in _BEFORE_RIGHT_SCALES
+    is_rounded = _gives_rounded(source) and not is_moved
+    return not is_right and not is_rounded and bool(is_moved or np.any(scales < 0))
 
 
 def _above(layer: Node) -> Iterator[Node]:

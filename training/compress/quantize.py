@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
@@ -253,8 +254,8 @@ def _remove_needless_pairs(
 
 def _remove_activations(graph: onnx.GraphProto) -> None:
     """Removes each ReLU and ReLU6 of which only a rounding reads the result, to levels that begin
-    at the value 0 and end at the largest one: it cuts as they do."""
-    parts = {part.name: part for part in graph.initializer}
+    at the value 0 and end at the upper bound at most: it cuts as they do."""
+    parts = {part.name: numpy_helper.to_array(part) for part in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -264,14 +265,15 @@ def _remove_activations(graph: onnx.GraphProto) -> None:
         behind = readers.get(node.output[0], [])
         if len(behind) != 1 or behind[0].op_type != "QuantizeLinear" or node.output[0] in outputs:
             continue
-        # A Clip without a lower bound in the file lets negative values through.
-        bound = parts.get(node.input[1]) if node.op_type == "Clip" and len(node.input) > 1 else None
-        if node.op_type == "Clip" and (bound is None or numpy_helper.to_array(bound).any()):
+        step, zero = (parts.get(name) for name in behind[0].input[1:3])
+        if step is None or zero is None or zero.dtype != np.uint8 or zero.any():
             continue
-        zero = parts[behind[0].input[2]]
-        if zero.data_type == onnx.TensorProto.UINT8 and not numpy_helper.to_array(zero).any():
-            behind[0].input[0] = node.input[0]
-            graph.node.remove(node)
+        if node.op_type == "Clip":
+            low, high, *_ = *(parts.get(name) for name in node.input[1:]), None, None
+            if low is None or high is None or low.any() or 255 * step > 1.00001 * high:
+                continue
+        behind[0].input[0] = node.input[0]
+        graph.node.remove(node)
 
 
 def _remove_unused_parts(graph: onnx.GraphProto) -> None:

@@ -39,6 +39,7 @@ LAYERS = [
     *(f"MaxPool<kernel_shape=[3, 3], {form}>(x)" for form in WINDOWS),
     *(f"AveragePool<kernel_shape=[3, 3], {form}>(x)" for form in WINDOWS),
     *(f"AveragePool<kernel_shape=[3, 3], count_include_pad=1, {form}>(x)" for form in WINDOWS),
+    "MaxPool<kernel_shape=[2, 2], strides=[3, 3], ceil_mode=1>(x)",
     'Conv<strides=[2, 2], auto_pad="SAME_UPPER">(x, weights)',
     'Conv<strides=[2, 2], auto_pad="SAME_LOWER">(x, weights)',
 ]
@@ -50,6 +51,7 @@ REFUSED = [
     for layer in LAYERS
     if (layer.startswith("ConvT") and ("SAME" in layer or "output_shape" in layer))
     or ("ceil_mode" in layer and "pads" in layer and "strides=[1" not in layer)
+    or layer.startswith("MaxPool<kernel_shape=[2, 2], strides=[3, 3], ceil")
 ]
 
 

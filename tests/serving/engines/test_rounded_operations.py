@@ -85,6 +85,18 @@ OPERATIONS = {
     "scaled, then tokens": "m = Mul(x, slopes) y = Reshape(m, as_tokens)",
     "scaled, then turned": f"m = Mul(values, scales) y = {TURN}(m)",
     "maxima, scaled": "m = MaxPool<kernel_shape=[2, 2]>(v) y = Mul(m, slopes)",
+    "maxima, scaled and added to": (
+        "m = MaxPool<kernel_shape=[2, 2]>(v) s = Mul(m, slopes) y = Add(s, one)"
+    ),
+    "maxima, scaled twice": (
+        "m = MaxPool<kernel_shape=[2, 2]>(v) s = Mul(m, slopes) y = Mul(s, minus_half)"
+    ),
+    "maxima, scaled and cut": (
+        "m = MaxPool<kernel_shape=[2, 2]>(v) s = Mul(m, slopes) y = Clip(s, minus_half, one)"
+    ),
+    "scaled, then means": (
+        "g = Gelu(v) s = Mul(g, slopes) y = AveragePool<kernel_shape=[2, 2]>(s)"
+    ),
     "means, scaled": "m = AveragePool<kernel_shape=[2, 2]>(v) y = Mul(m, slopes)",
     "maxima of a convolution, scaled": (
         "c = Conv(x, weights) m = MaxPool<kernel_shape=[2, 2]>(c) y = Mul(m, slopes)"
@@ -136,6 +148,10 @@ REFUSED = {
     "scaled, then tokens": LEVELS,
     "scaled, then turned": LEVELS,
     "maxima, scaled": LEVELS,
+    "maxima, scaled and added to": LEVELS,
+    "maxima, scaled twice": LEVELS,
+    "maxima, scaled and cut": LEVELS,
+    "scaled, then means": LEVELS,
     "means, scaled": LEVELS,
     "maxima of a convolution, scaled": LEVELS,
     "parts, scaled": LEVELS,
