@@ -33,6 +33,12 @@ _IN_BYTES = {
 }
 # Operations inside which others can hide from a list of the file's operations.
 _HIDING = frozenset({"If", "Loop", "TensorIterator"})
+# Names of operations in ONNX, which users know.
+_IN_ONNX = {
+    "AvgPool": "AveragePool",
+    "ConvolutionBackpropData": "ConvTranspose",
+    "GroupConvolutionBackpropData": "ConvTranspose",
+}
 # Ways of padding by numbers of the file.
 _EXACT = ("explicit", "valid")
 # Forms of a transposed convolution of signed values, along an axis, of which a thousand random ones
@@ -80,12 +86,12 @@ def fault_of(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | N
     for layer in openvino.Core().read_model(file).get_ops():
         kind = layer.get_type_name()
         if _pads_otherwise(layer):
-            return f"{kind} {_named(layer)} pads otherwise than ONNX defines"
+            return f"{_IN_ONNX.get(kind, kind)} {_named(layer)} pads otherwise than ONNX defines"
         if is_rounded and kind == "FakeQuantize" and (product := _lost_product(layer)):
             return f"the product with constants {_named(product)} is rounded to 8 bits"
         if kind in doubtful and _IS_WRONG.get(kind, _always)(layer):
             of = "with layers inside" if kind in _HIDING else "of 8-bit values"
-            return f"{kind} {of}, {_named(layer)}"
+            return f"{_IN_ONNX.get(kind, kind)} {of}, {_named(layer)}"
     return None
 
 
