@@ -128,7 +128,8 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-# Operations that OpenVINO refuses, by levels: some answers of each would be wrong.
+# Operations that OpenVINO refuses, by levels: some answers of each are wrong without
+# that (those of "transposed, 3" now and then).
 SHIFTED = ("u8", "s8+5")
 REFUSED = {
     "mean, zeros count": SHIFTED,
