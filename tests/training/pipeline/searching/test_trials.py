@@ -141,7 +141,8 @@ def test_networks_that_the_engine_refuses_are_left_out(
     ]
     report = read_report(built.folder)
     assert report.searched is not None
-    assert [one.point.variant for one in report.searched.tried] == ["fp32", "int8-s8"]
+    # Which of the two comes first depends on the clock.
+    assert {one.point.variant for one in report.searched.tried} == {"fp32", "int8-s8"}
 
 
 def test_engine_that_refuses_every_network_ends_the_search_before_any_training(
