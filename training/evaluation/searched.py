@@ -82,6 +82,8 @@ class Searched(_Frozen):
         which drops count.
     too_slow: points that were passed over: by their latency they could not win.
     stopped: points whose training was stopped: by its epochs they could not win.
+    refused: points that the engine does not run.
+    refusal: why it does not run the first of them.
     """
 
     tried: tuple[Tried, ...]
@@ -91,6 +93,8 @@ class Searched(_Frozen):
     reference: float | None = None
     too_slow: int = 0
     stopped: int = 0
+    refused: int = 0
+    refusal: str = ""
 
     def front(self) -> list[Tried]:
         """The points that no other beats in both, the fastest first."""

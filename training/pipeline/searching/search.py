@@ -59,6 +59,8 @@ def search(
             reference=trials.reference,
             too_slow=len(trials.too_slow),
             stopped=len(trials.stopped),
+            refused=len(trials.refused),
+            refusal=next(iter(trials.refused.values()), ""),
         ),
     )
 

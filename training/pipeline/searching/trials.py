@@ -49,11 +49,13 @@ class Trials:
 
     too_slow: points that were passed over, and their milliseconds.
     stopped: points whose training was stopped.
+    refused: points that the engine does not run, with the reason.
     """
 
     def __init__(self, space: Space, laboratory: Laboratory, bound: Bound, folder: Path) -> None:
         self.too_slow: dict[Point, float] = {}
         self.stopped: set[Point] = set()
+        self.refused: dict[Point, str] = {}
         self._space = space
         self._laboratory = laboratory
         self._bound = bound
@@ -62,7 +64,6 @@ class Trials:
         self._known: dict[Point, Measured] = {}
         # Points, and names of trainings, with the reason.
         self._given_up: dict[Point | str, str] = {}
-        self._refused: dict[Point, str] = {}
         self._trained: dict[str, tuple[float, ...]] = {}
         self._count = 0
         self._end = math.inf
@@ -119,7 +120,7 @@ class Trials:
             reason = list(self._given_up.values())[-1]
             raise BuildError(f"--search: no network was trained to its end: {reason}")
         if not self.too_slow:
-            engine, reason = self._space.settings.engine, next(iter(self._refused.values()))
+            engine, reason = self._space.settings.engine, next(iter(self.refused.values()))
             raise BuildError(f"--search: {engine} runs none of the networks: {reason}")
         fastest = min(self.too_slow, key=lambda point: self.too_slow[point])
         raise TargetNotReached(
@@ -156,7 +157,7 @@ class Trials:
         if point in self._given_up or point.trained in self._given_up:
             return False
         if refusal := self._screening.refusal(point):
-            self._refused[point] = refusal
+            self.refused[point] = refusal
             return False
         before = self._screening.milliseconds(point)
         if not self._chances.is_fast_enough(before):

@@ -162,6 +162,8 @@ def test_search_is_drawn_with_its_input_sizes_and_listed() -> None:
         reference=0.9,
         too_slow=4,
         stopped=2,
+        refused=3,
+        refusal="OpenVINO would compute it wrongly",
     )
     page = classification(Findings(searched=searched)).page()
     point = "lenet5 at 24x24, 10 % (tilt +0.5) pruned, int8-s8, 20 % of the layers in FP32"
@@ -171,6 +173,7 @@ def test_search_is_drawn_with_its_input_sizes_and_listed() -> None:
     assert "16x16" in elements.text
     assert "4 more were too slow to win" in elements.text
     assert "Of 2 the training was stopped" in elements.text
+    assert "3 more were left out, as the engine refuses them: OpenVINO would" in elements.text
 
 
 def test_a_thousand_classes_stay_a_page() -> None:

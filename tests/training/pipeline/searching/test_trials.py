@@ -141,6 +141,8 @@ def test_networks_that_the_engine_refuses_are_left_out(
     ]
     report = read_report(built.folder)
     assert report.searched is not None
+    assert report.searched.refused >= 1
+    assert report.searched.refusal == "it would answer wrongly"
     # Which of the two comes first depends on the clock.
     assert {one.point.variant for one in report.searched.tried} == {"fp32", "int8-s8"}
 
