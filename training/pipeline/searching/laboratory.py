@@ -24,6 +24,10 @@ from training.recipes import Recipe
 from training.recipes.data import Transform
 
 
+# Standard errors in a 95 % interval.
+_INTERVAL = 2 * 1.96
+
+
 @dataclass(frozen=True)
 class Measured:
     """The measurements of a point.
@@ -31,11 +35,15 @@ class Measured:
     drop: accuracy below the recipe's own network in FP32, of the variant in the search's engine.
     milliseconds: of a call.
     curve: accuracy after each epoch of fine-tuning; empty for a network that is not pruned.
+    error: standard error of the drop.
+    in_fp32: accuracy of the fine-tuned network before rounding; None for one that is not pruned.
     """
 
     drop: float
     milliseconds: float
     curve: tuple[float, ...]
+    error: float = 0.0
+    in_fp32: float | None = None
 
 
 class Laboratory:
@@ -71,14 +79,20 @@ class Laboratory:
         `on_epoch` is told of the fine-tuning, as in train. Raises as build does."""
         current = self.build_of(point)
         curve: tuple[float, ...] = ()
+        in_fp32: float | None = None
         if current.recipe.prune is not None:
-            curve = _curve(current, self._build(point, current.recipe, "prune", on_epoch)["prune"])
+            results = self._build(point, current.recipe, "prune", on_epoch)["prune"]
+            curve = _curve(current, results)
+            last_step = curve[-results["last_step_epochs"] :]
+            is_best = current.recipe.prune.train.keep == "best"
+            in_fp32 = max(last_step) if is_best else last_step[-1]
         self._build(point, current.recipe, "export")
         path = current.stage_folder("export") / onnx_file(point.variant)
         trial = Trial(current, self._space.settings.images)
         found = trial.file(path, precision_of(point.variant), self._space.settings.engine)
         drop = trial.compare(self._reference, found).drop
-        return Measured(drop.value, self.milliseconds(path, point), curve)
+        error = (drop.high - drop.low) / _INTERVAL
+        return Measured(drop.value, self.milliseconds(path, point), curve, error, in_fp32)
 
     def milliseconds(self, path: Path, point: Point) -> float:
         """Of a call of a point's file, however it was made."""

@@ -98,21 +98,38 @@ class Plan:
         forms = self._forms(whole, start.tilt)
         low, index, high = -1, forms.index(start), len(forms)
         while low < index < high:
-            yield forms[index]
-            yield from self._mixed(forms[index])
-            if self._bears_more(forms[index]):
-                low = index
-            else:
-                high = index
+            tried = index
+            yield from self._in_mixtures(forms[tried])
+            if index + 1 < high and self._misses_by_chance(forms[index]):
+                # The next one is another training: two misses decide.
+                tried = index + 1
+                yield from self._in_mixtures(forms[tried])
+            low, high = (tried, high) if self._bears_more(forms[tried]) else (low, index)
             index = (low + high) // 2
 
     def _bears_more(self, point: Point) -> bool:
         """Whether it is accurate enough, in some mixture of precisions, or only too slow to win."""
-        shares = [point.model_copy(update={"float_share": s}) for s in self._space.float_shares]
-        found = [self._known[one] for one in shares if one in self._known]
+        found = self._measured(point)
         if not found:
             return not self._can_be_fast(point)
         return any(100 * one.drop <= self._chances.bound.most for one in found)
+
+    def _misses_by_chance(self, point: Point) -> bool:
+        """Whether it misses a bound on the drop, in its best mixture by less than the standard
+        error."""
+        most, found = self._chances.bound.most, self._measured(point)
+        return not self._bears_more(point) and any(
+            100 * (one.drop - one.error) < most for one in found
+        )
+
+    def _measured(self, point: Point) -> list[Measured]:
+        """All its mixtures of precisions that are known."""
+        shares = [point.model_copy(update={"float_share": s}) for s in self._space.float_shares]
+        return [self._known[one] for one in shares if one in self._known]
+
+    def _in_mixtures(self, point: Point) -> Iterator[Point]:
+        yield point
+        yield from self._mixed(point)
 
     def _mixed(self, point: Point) -> Iterator[Point]:
         """The point with more and more layers in FP32, as long as rounding makes it miss a bound on
@@ -130,7 +147,7 @@ class Plan:
             return False
         exact = self._known.get(point.model_copy(update={"variant": "fp32", "float_share": 0.0}))
         drops = [exact.drop] if exact is not None else []
-        drops += [reference - max(measured.curve)] if measured.curve else []
+        drops += [reference - measured.in_fp32] if measured.in_fp32 is not None else []
         most = bound.most / 100
         return measured.drop > most and any(drop <= most for drop in drops)
 

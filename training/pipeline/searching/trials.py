@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 STUDY_FILE = "study.db"
 
 # Attributes of a trial: the bound that it counts for, the accuracy after each epoch of its
-# trainings, why it was given up, and whether with all other points of its network.
-_BOUND, _CURVES, _REASON, _WHOLE = "bound", "curves", "reason", "whole"
+# trainings, the error of its drop, its accuracy before rounding, why it was given up, and whether
+# with all other points of its network.
+_BOUND, _CURVES, _ERROR, _IN_FP32 = "bound", "curves", "error", "in_fp32"
+_REASON, _WHOLE = "reason", "whole"
 # The attribute of a study that holds the accuracy of the recipe's own network.
 _REFERENCE = "reference"
 # Proposals in a row that are known or cannot win, after which nothing new is expected.
@@ -197,7 +199,8 @@ class Trials:
         curves = {"train": self._trained[point.trained], "prune": found.curve}
         self._learn(point, found, curves["train"])
         values = (found.drop, found.milliseconds)
-        self._record(point, trial, TrialState.COMPLETE, values, {_CURVES: curves})
+        kept = {_CURVES: curves, _ERROR: found.error, _IN_FP32: found.in_fp32}
+        self._record(point, trial, TrialState.COMPLETE, values, kept)
 
     def _is_trained(self, point: Point) -> bool:
         """Trains a point's network, unpruned, while there is time; whether it is trained then."""
@@ -303,7 +306,14 @@ class Trials:
             self._count += counts
             if _CURVES in told:
                 curves = {part: tuple(curve) for part, curve in told[_CURVES].items()}
-                found = Measured(trial.values[0], trial.values[1], curves["prune"])
+                found = Measured(
+                    drop=trial.values[0],
+                    milliseconds=trial.values[1],
+                    curve=curves["prune"],
+                    # Earlier versions kept neither.
+                    error=told.get(_ERROR, 0.0),
+                    in_fp32=told.get(_IN_FP32),
+                )
                 self._learn(self._space.point(trial.params), found, curves["train"])
             elif _REASON in told and (counts or trial.state == TrialState.FAIL):
                 point = self._space.point(trial.params)
