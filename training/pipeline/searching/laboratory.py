@@ -23,7 +23,6 @@ from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.data import Transform
 
-
 # Standard errors in a 95 % interval.
 _INTERVAL = 2 * 1.96
 
