@@ -13,8 +13,9 @@ from typing import Any
 
 from benchmarks.job.works import Work
 from serving.repository.manifest import Manifest, Variant, read_manifest
-from training.evaluation.searched import Point
+from training.pipeline.searching.space import Space
 from training.recipes import load_recipe
+from training.recipes.compress import Search
 
 _RECORD = "built.json"
 # Stages that the three builds of a work share.
@@ -88,9 +89,7 @@ class Workshop:
         """The network that --search finds, with the training of `int8`. Raises BuildFailed."""
         name = f"{self._work.name}-searched"
         recipe = load_recipe(self._work.recipe, self._overrides)
-        whole = Point(
-            network=recipe.model.architecture, size=recipe.transform.size, ratio=0.0, variant="fp32"
-        )
+        whole = Space(recipe, recipe.search or Search()).own
         trained = self._folder / "runs" / self._work.name
         own = self._folder / "runs" / name / "search" / whole.trained / name
         for stage in _TRAINING:

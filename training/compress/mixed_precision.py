@@ -70,14 +70,16 @@ def choose_float_layers(
         said += "; the gate would fail in FP32 too, so no layer more was left in it"
         return _mixture(fixed, said, sensitivity)
     sensitivity = sensitivity or trials.sensitivity(variant)
-    layers = fewest_float_layers(
-        sensitivity.most_sensitive(),
-        int(bound * len(sensitivity.agreement)),
-        lambda layers: trials.gate(variant, layers).passed,
+    order = sensitivity.most_sensitive()
+    more = fewest_float_layers(
+        order[len(fixed) :],
+        int(bound * len(order)) - len(fixed),
+        lambda layers: trials.gate(variant, (*fixed, *layers)).passed,
     )
-    if layers is None:
+    if more is None:
         said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
         return _mixture(fixed, said, sensitivity)
+    layers = (*fixed, *more)
     gate = trials.gate(variant, layers)
     mixed = f"{_named(layers, sensitivity)}: {trials.where} {gate.reason}; {said}"
     return _mixture(layers, mixed, sensitivity)

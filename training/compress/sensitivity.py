@@ -110,7 +110,7 @@ def fewest_float_layers(
     where none of at most `most` layers does. Bisection, which assumes that more layers never fail
     where fewer pass."""
     most = min(most, len(order))
-    if most == 0 or not passes(order[:most]):
+    if most <= 0 or not passes(order[:most]):
         return None
     low, high = 1, most
     while low < high:

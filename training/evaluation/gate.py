@@ -104,7 +104,7 @@ def judge(
     """
     few = drop.n * config.max_drop < 3
     reasons = [f"drop {_points(drop)} points, allowed {100 * config.max_drop:.2f}, n={drop.n}"]
-    passed = drop.value <= config.max_drop
+    passed = drop.value <= config.max_drop + _ROUNDING
     if not passed and drop.low <= 0 and not few:
         passed = True
         reasons.append("more than allowed, but the interval holds 0: not told from chance")
@@ -117,7 +117,7 @@ def judge(
         )
         if not passed and drop.low <= 0:
             reasons.append("the interval holds 0, so that it may have failed by chance")
-    elif drop.value <= config.max_drop < drop.high:
+    elif drop.value <= config.max_drop + _ROUNDING < drop.high:
         reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
     if agreeing < config.min_agreement:
         passed = False

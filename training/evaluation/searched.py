@@ -82,8 +82,8 @@ class Searched(_Frozen):
         which drops count.
     too_slow: points that were passed over: by their latency they could not win.
     stopped: points whose training was stopped: by its epochs they could not win.
-    refused: points that the engine does not run.
-    refusal: why it does not run the first of them.
+    refused: points that cannot be exported, or that the engine does not run.
+    refusal: why not the first of them.
     """
 
     tried: tuple[Tried, ...]

@@ -9,6 +9,9 @@ from serving.base.errors import quoted
 from training.errors import TargetNotReached
 from training.evaluation.searched import Tried
 
+# Points; less than an answer of any split, more than floats lose.
+_ROUNDING = 1e-7
+
 _BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
 
 
@@ -27,7 +30,11 @@ class Bound:
         """Whether a network is fast enough, or accurate enough."""
         if self.what == "latency":
             return one.milliseconds <= self.most
-        return 100 * one.drop <= self.most
+        return self.keeps_drop(one.drop)
+
+    def keeps_drop(self, drop: float) -> bool:
+        """Whether a bound on the drop allows this one; 0.01 is one point."""
+        return 100 * drop <= self.most + _ROUNDING
 
     def choose(self, tried: Sequence[Tried]) -> Tried:
         """The most accurate of those that are fast enough, or the fastest of those that are

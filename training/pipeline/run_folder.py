@@ -31,7 +31,7 @@ from training.pipeline.environment import environment
 from training.pipeline.stages import publish
 from training.pipeline.stages.data import DATA_FILE
 from training.pipeline.stages.verify import verification_of
-from training.recipes import Recipe
+from training.recipes import Recipe, document_of
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,7 @@ def refuse_own_weights(recipe: Recipe, run: Path) -> None:
 
 def write_inputs(current: Build) -> None:
     """Writes recipe.yaml and environment.json."""
-    document = current.recipe.model_dump(mode="json")
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(document_of(current.recipe), sort_keys=False, allow_unicode=True)
     write_whole(current.folder / "recipe.yaml", text.encode())
     _write_json(current.folder / "environment.json", environment())
 

@@ -4,7 +4,7 @@ Unknown keys are refused with their path and the nearest valid name, wrong value
 the value and the values that are expected. The order of the fields is the order of the stages.
 """
 
-from training.recipes.loading import load_recipe, parse_recipe, read_document, replace
+from training.recipes.loading import document_of, load_recipe, parse_recipe, read_document, replace
 from training.recipes.recipe import (
     ClassificationRecipe,
     EmbeddingRecipe,
@@ -17,6 +17,7 @@ __all__ = [
     "EmbeddingRecipe",
     "Recipe",
     "SegmentationRecipe",
+    "document_of",
     "load_recipe",
     "parse_recipe",
     "read_document",

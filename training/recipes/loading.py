@@ -77,6 +77,13 @@ def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
         raise RecipeError(f"{name}: {_listed(problems(document, error))}") from error
 
 
+def document_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe in plain values, as parse_recipe takes them."""
+    # A network's file has a normalisation of its own, so that its recipe must not give one.
+    left_out = {"normalization"} if recipe.model.file is not None else None
+    return recipe.model_dump(mode="json", exclude=left_out)
+
+
 def replace(document: dict[str, Any], path: str, value: object) -> None:
     """Sets the value at a dotted path. Raises RecipeError where a part of the path has no keys."""
     keys = path.split(".")

@@ -122,6 +122,11 @@ def test_drop_changes_sign_when_the_two_change_places() -> None:
     assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low))
 
 
+def test_drop_is_the_share_of_images_to_the_last_bit() -> None:
+    for right in range(300, 2501, 7):
+        assert accuracy_drop(hits(right, 2500), hits(right - 25, 2500)).value == 0.01
+
+
 def test_drop_of_nothing_says_nothing() -> None:
     found = accuracy_drop(hits(0, 0), hits(0, 0))
     assert (found.low, found.high, found.n) == (-1, 1, 0)

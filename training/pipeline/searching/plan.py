@@ -2,7 +2,8 @@
 any fine-tuning, and the trials so far, say that it should be.
 
 For a bound on latency that is as little as will do: more pruning only costs accuracy. For a bound
-on the drop the ratio is bisected, from one at which pruning begins to hurt.
+on the drop the ratio is bisected: for the recipe's own network from its own target, so that the
+search ends no worse than the recipe by hand, for others from where pruning begins to hurt.
 """
 
 import itertools
@@ -56,11 +57,14 @@ class Plan:
                 for variant in space.variants
             ]
             corners = [point for point in whole if point.variant in ends]
-            yield from corners[::-1]
-            for point in corners:
+            fastest = min(whole, key=self._screening.milliseconds)
+            unpruned = dict.fromkeys((*corners[::-1], fastest))
+            yield from unpruned
+            for point in unpruned:
                 yield from self._mixed(point)
-            if len(space.ratios) > 1:
-                fastest = min(whole, key=self._screening.milliseconds)
+            # Before its training the forms of a network whose weights decide are not known.
+            known = not space.weights_decide or self._train(fastest)
+            if len(space.ratios) > 1 and known:
                 if self._chances.bound.what == "latency":
                     yield from self._least_pruned(fastest)
                 else:
@@ -87,14 +91,9 @@ class Plan:
         plain = self._forms(whole, 0.0)
         if not plain or not self._can_be_fast(plain[-1]) or not self._train(whole):
             return
-        goal = _KEPT * self._chances.reference
-        hurt = _first(plain, lambda point: self._screening.accuracy(point) < goal)
-        start = plain[max(hurt - 1, int(_SPARED * len(plain)))]
+        start = self._asked(whole) or self._hurt(whole, plain)
         if not math.isfinite(self._screening.milliseconds(start)):
             return
-        # By noise the most pruned ones may seem slower.
-        fast = self._as_fast(whole, self._screening.milliseconds(start)) or [start]
-        start = self._most_accurate(fast)
         forms = self._forms(whole, start.tilt)
         low, index, high = -1, forms.index(start), len(forms)
         while low < index < high:
@@ -107,19 +106,49 @@ class Plan:
             low, high = (tried, high) if self._bears_more(forms[tried]) else (low, index)
             index = (low + high) // 2
 
+    def _asked(self, whole: Point) -> Point | None:
+        """The form that comes nearest to the target of the recipe's prune section; None for another
+        network or size than the recipe's."""
+        prune = self._space.recipe.prune
+        if prune is None or whole.trained != self._space.own.trained:
+            return None
+        screening = self._screening
+
+        def reaches(form: Point) -> bool:
+            if prune.ratio is not None:
+                return form.ratio >= prune.ratio
+            if prune.macs is not None:
+                return screening.structure(form)[0] <= prune.macs * screening.structure(whole)[0]
+            speedup = prune.latency.speedup if prune.latency is not None else 1.0
+            return speedup * screening.milliseconds(form) <= screening.milliseconds(whole)
+
+        forms = self._forms(whole, prune.tilt)
+        return forms[min(_first(forms, reaches), len(forms) - 1)] if forms else None
+
+    def _hurt(self, whole: Point, plain: Sequence[Point]) -> Point:
+        """The form before the one that pruning hurts, in the tilt that is most accurate."""
+        goal = _KEPT * self._chances.reference
+        hurt = _first(plain, lambda point: self._screening.accuracy(point) < goal)
+        start = plain[max(hurt - 1, int(_SPARED * len(plain)))]
+        milliseconds = self._screening.milliseconds(start)
+        if not math.isfinite(milliseconds):
+            return start
+        # By noise the most pruned ones may seem slower.
+        return self._most_accurate(self._as_fast(whole, milliseconds) or [start])
+
     def _bears_more(self, point: Point) -> bool:
         """Whether it is accurate enough, in some mixture of precisions, or only too slow to win."""
         found = self._measured(point)
         if not found:
             return not self._can_be_fast(point)
-        return any(100 * one.drop <= self._chances.bound.most for one in found)
+        return any(self._chances.bound.keeps_drop(one.drop) for one in found)
 
     def _misses_by_chance(self, point: Point) -> bool:
         """Whether it misses a bound on the drop, in its best mixture by less than the standard
         error."""
-        most, found = self._chances.bound.most, self._measured(point)
+        bound, found = self._chances.bound, self._measured(point)
         return not self._bears_more(point) and any(
-            100 * (one.drop - one.error) < most for one in found
+            bound.keeps_drop(one.drop - one.error) for one in found
         )
 
     def _measured(self, point: Point) -> list[Measured]:
@@ -148,8 +177,7 @@ class Plan:
         exact = self._known.get(point.model_copy(update={"variant": "fp32", "float_share": 0.0}))
         drops = [exact.drop] if exact is not None else []
         drops += [reference - measured.in_fp32] if measured.in_fp32 is not None else []
-        most = bound.most / 100
-        return measured.drop > most and any(drop <= most for drop in drops)
+        return not bound.keeps_drop(measured.drop) and any(map(bound.keeps_drop, drops))
 
     def _can_be_fast(self, point: Point) -> bool:
         return self._chances.is_fast_enough(self._screening.milliseconds(point))

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from serving.base.errors import EngineUnavailable
+from training.errors import ExportError
 from training.evaluation.accuracy import accuracy_of
 from training.evaluation.searched import Point
 from training.evaluation.validation_trial import Trial
@@ -89,10 +90,11 @@ class Screening:
         current = self._laboratory.build_of(point)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            write_timed(current, self._form(point, current), point.variant, path)
+            form = self._form(point, current)
             try:
+                write_timed(current, form, point.variant, path)
                 return self._laboratory.milliseconds(path, point)
-            except EngineUnavailable as error:
+            except (EngineUnavailable, ExportError) as error:
                 log.warning("search: %s: left out: %s", point, error)
                 self._refusals[self._key(point)] = str(error)
                 return math.inf

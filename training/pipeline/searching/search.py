@@ -9,7 +9,7 @@ from training.evaluation.searched import Searched
 from training.fitting.stage_folder import copy_stage
 from training.pipeline.bound import Bound
 from training.pipeline.pipeline import Built, build
-from training.pipeline.run_folder import refuse_own_weights
+from training.pipeline.run_folder import one_build, refuse_own_weights
 from training.pipeline.searching.laboratory import Laboratory
 from training.pipeline.searching.space import Space
 from training.pipeline.searching.trials import Trials
@@ -34,19 +34,22 @@ def search(
 
     Raises RecipeError, TargetNotReached, and as build does.
     """
-    refuse_own_weights(recipe, out / recipe.name)
+    run = out / recipe.name
     settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
-    folder = out / recipe.name / SEARCH_FOLDER
+    folder = run / SEARCH_FOLDER
     space = Space(recipe, settings)
+    for network in space.networks.values():
+        refuse_own_weights(recipe.model_copy(update={"model": network}), run)
     laboratory = Laboratory(space, folder)
     trials = Trials(space, laboratory, bound, folder)
     tried = trials.run(hours)
     chosen = bound.choose(tried).point
     log.info("search: %s: %s", bound, chosen)
-    for stage in _TRAINING_STAGES:
-        trained = laboratory.stage_folder(chosen, stage)
-        if trained.is_dir():
-            copy_stage(trained, out / recipe.name / stage)
+    with one_build(run):
+        for stage in _TRAINING_STAGES:
+            trained = laboratory.stage_folder(chosen, stage)
+            if trained.is_dir():
+                copy_stage(trained, run / stage)
     return build(
         with_plans(space.recipe_of(chosen), recipe.export.tensorrt),
         out,

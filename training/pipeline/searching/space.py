@@ -16,7 +16,7 @@ from training.errors import RecipeError
 from training.evaluation.searched import Point
 from training.models.export.variants import SCHEMES, precision_of
 from training.models.networks import check_network
-from training.recipes import Recipe
+from training.recipes import Recipe, document_of, parse_recipe
 from training.recipes.compress import Search
 from training.recipes.data import Transform
 from training.recipes.model import ModelChoice
@@ -66,8 +66,16 @@ class Space:
             most_pruned = self.recipe_of(
                 Point(network=network, size=size, ratio=self.ratios[-1], variant="fp32")
             )
+            # Sections that know the size of images, such as `augment`, have their say.
+            where = f"search: {network} at {size[0]}x{size[1]}"
+            parse_recipe(document_of(most_pruned), where)
             check_network(most_pruned)
             check_prune(most_pruned)
+
+    @property
+    def weights_decide(self) -> bool:
+        """Whether pruning leaves each layer as many channels as its weights ask for."""
+        return self.recipe.prune is not None and self.recipe.prune.scope == "global"
 
     @property
     def own(self) -> Point:
@@ -145,19 +153,19 @@ class Space:
 
 def _networks(recipe: Recipe, settings: Search) -> dict[str, ModelChoice]:
     """Weights to begin with fit the network that they are named for only."""
-    found = {recipe.model.architecture: recipe.model}
+    own = recipe.model
+    found = {_named(own): own}
     for given in settings.networks:
         if isinstance(given, str):
-            found.setdefault(
-                given,
-                ModelChoice(name=given, options=recipe.model.options, init=recipe.model.init),
-            )
-            continue
-        options = [f"{key}={value}" for key, value in given.options.items()]
-        name = " ".join([given.architecture, *options])
-        if found.setdefault(name, given) != given:
-            raise RecipeError(f"search.networks: {name} is there twice, with other keys")
+            other = ModelChoice(name=given, options=own.options, init=own.init)
+            found.setdefault(_named(other), other)
+        elif found.setdefault(_named(given), given) != given:
+            raise RecipeError(f"search.networks: {_named(given)} is there twice, with other keys")
     return found
+
+
+def _named(choice: ModelChoice) -> str:
+    return " ".join([choice.architecture, *(f"{key}={v}" for key, v in choice.options.items())])
 
 
 def transform_of(transform: Transform, size: tuple[int, int]) -> Transform:

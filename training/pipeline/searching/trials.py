@@ -2,6 +2,7 @@
 all of them, by which an interrupted search goes on."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -16,11 +17,12 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from serving.base.errors import EngineUnavailable
-from training.errors import BuildError, Diverged, TargetNotReached
+from training.errors import BuildError, Diverged, ExportError, TargetNotReached
 from training.evaluation.searched import Point, Tried
 from training.models.checkpoint import RUN_FORMAT
 from training.pipeline.bound import Bound
 from training.pipeline.environment import measuring_facts
+from training.pipeline.pipeline import keys_until
 from training.pipeline.searching.chances import Chances, Part
 from training.pipeline.searching.laboratory import Laboratory, Measured
 from training.pipeline.searching.plan import Plan
@@ -119,8 +121,8 @@ class Trials:
         if self._chances.tried:
             return self._chances.tried
         if self._given_up:
-            reason = list(self._given_up.values())[-1]
-            raise BuildError(f"--search: no network was trained to its end: {reason}")
+            reason = next(iter(self._given_up.values()))
+            raise BuildError(f"--search: no network was built and measured: {reason}")
         if not self.too_slow:
             engine, reason = self._space.settings.engine, next(iter(self.refused.values()))
             raise BuildError(f"--search: {engine} runs none of the networks: {reason}")
@@ -137,6 +139,10 @@ class Trials:
 
     def _try(self, point: Point, trial: Trial | None = None) -> None:
         """Measures a point, unless its measurements are known or it cannot win."""
+        if point.trained in self._given_up:
+            if trial is not None:
+                self._study.tell(trial, state=TrialState.PRUNED)
+            return
         whole = point.model_copy(update={"ratio": 0.0, "tilt": 0.0})
         if self._screening.structure(point) == self._screening.structure(whole):
             # Rounding leaves all its channels; a build would refuse to prune it.
@@ -156,7 +162,7 @@ class Trials:
 
     def _may_win(self, point: Point) -> bool:
         """Whether a point is worth its training: not given up, run by the engine, fast enough."""
-        if point in self._given_up or point.trained in self._given_up:
+        if point in self._given_up:
             return False
         if refusal := self._screening.refusal(point):
             self.refused[point] = refusal
@@ -190,7 +196,9 @@ class Trials:
                 before = (self._screening.accuracy(point),)
                 self._judge("prune", 0, before[0])
             found = self._laboratory.measure(point, partial(self._judge, "prune"))
-        except (_GivenUp, Diverged, TargetNotReached, EngineUnavailable) as error:
+        except (_GivenUp, Diverged, TargetNotReached, EngineUnavailable, ExportError) as error:
+            if isinstance(error, EngineUnavailable):
+                self.refused[point] = str(error)
             self._give_up(point, trial, error)
             return
         found = replace(found, curve=(*before, *found.curve))
@@ -302,6 +310,9 @@ class Trials:
         self._chances.reference = self.reference or 0.0
         for trial in self._study.trials:
             told = trial.user_attrs
+            if not trial.state.is_finished():
+                # The process was killed, perhaps while it wrote the attributes.
+                continue
             counts = told.get(_BOUND) == str(self._bound)
             self._count += counts
             if _CURVES in told:
@@ -324,12 +335,19 @@ class Trials:
                     self.stopped.add(point)
 
     def _study_name(self) -> str:
-        """Trials of another recipe, machine, runtime or version of run folders do not count."""
-        recipe, settings = self._space.recipe, self._space.settings
+        """Trials of another recipe, machine, runtime or version of run folders do not count, nor do
+        those of other images or weights, which the keys of stages stand for."""
+        space = self._space
+        recipe, settings = space.recipe, space.settings
+        wholes = [
+            Point(network=network, size=size, ratio=0.0, variant="fp32")
+            for network, size in itertools.product(space.networks, space.sizes.values())
+        ]
         content = [
             RUN_FORMAT,
             recipe.model_dump(mode="json", exclude={"publish", "search"}),
             settings.model_dump(mode="json", exclude={"trials"}),
             measuring_facts(),
+            [keys_until(space.recipe_of(whole), "distill") for whole in wholes],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -173,7 +173,7 @@ def test_search_is_drawn_with_its_input_sizes_and_listed() -> None:
     assert "16x16" in elements.text
     assert "4 more were too slow to win" in elements.text
     assert "Of 2 the training was stopped" in elements.text
-    assert "3 more were left out, as the engine refuses them: OpenVINO would" in elements.text
+    assert "3 more cannot be exported or run: OpenVINO would" in elements.text
 
 
 def test_a_thousand_classes_stay_a_page() -> None:

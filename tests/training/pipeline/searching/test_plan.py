@@ -103,14 +103,46 @@ def test_a_bound_on_the_drop_is_met_by_bisection(digits_recipe: MakeRecipe, most
     assert kept == most
     # Of seven ratios that leave something else, with the unpruned network.
     assert len(tried) <= 5
-    # Later layers first: that costs least before fine-tuning.
-    assert {point.tilt for point in tried if point.ratio > 0} == {0.5}
 
 
-def test_bisection_does_not_begin_at_the_least_pruned_one(digits_recipe: MakeRecipe) -> None:
+@pytest.mark.parametrize(
+    ("prune", "first"),
+    [
+        ({"ratio": 0.45, "tilt": -0.5}, (0.5, -0.5)),
+        ({"ratio": 0.9}, (0.7, 0.0)),
+        ({"ratio": None, "macs": 0.65}, (0.4, 0.0)),
+        ({"ratio": None, "latency": {"speedup": 1.2}}, (0.2, 0.0)),
+    ],
+)
+def test_bisection_begins_at_the_recipe_s_own_target(
+    digits_recipe: MakeRecipe, prune: dict[str, Any], first: tuple[float, float]
+) -> None:
+    changes = {f"prune.{key}": value for key, value in prune.items()}
+    recipe = recipe_in(digits_recipe, "fp32", **changes)
+    tried = planned(recipe, Bound("drop", 1.0), lambda one: 0.0)
+    assert [(point.ratio, point.tilt) for point in tried][:2] == [(0.0, 0.0), first]
+
+
+def test_bisection_of_other_networks_begins_where_pruning_begins_to_hurt(
+    digits_recipe: MakeRecipe,
+) -> None:
     recipe = recipe_in(digits_recipe, "fp32")
-    tried = planned(recipe, Bound("drop", 1.0), lambda one: 0.0, Fragile())
-    assert [point.ratio for point in tried][:2] == [0.0, 0.2]
+    other = "resnet32_cifar"
+
+    def pruned(screening: MadeUp) -> Point:
+        # The recipe's own cannot be pruned, so that it is not faster than the other one.
+        tried = planned(
+            recipe,
+            Bound("drop", 1.0),
+            lambda one: 0.02 if one.ratio > 0 and one.network != other else 0.0,
+            screening,
+            networks=[other],
+        )
+        return next(point for point in tried if point.network == other and point.ratio > 0)
+
+    assert pruned(Fragile()).ratio == 0.2
+    # Later layers first: that costs least before fine-tuning.
+    assert (pruned(MadeUp()).ratio, pruned(MadeUp()).tilt) == (0.2, 0.5)
 
 
 def test_a_miss_that_chance_explains_is_no_end_of_the_bisection(

@@ -74,6 +74,12 @@ def test_best_within_the_bound_is_chosen(bound: Bound, milliseconds: float) -> N
     assert bound.choose(ALL).milliseconds == milliseconds
 
 
+@pytest.mark.parametrize("most", [0.7, 1.4, 2.9, 7.0])
+def test_a_drop_as_large_as_the_bound_keeps_it(most: float) -> None:
+    assert Bound("drop", most).keeps_drop(round(10 * most) / 1000)
+    assert not Bound("drop", most).keeps_drop((round(10 * most) + 1) / 1000)
+
+
 def test_bound_that_nothing_keeps_names_the_nearest() -> None:
     with pytest.raises(
         TargetNotReached, match=r"latency <= 0.5 ms: none of 4 .* n1 at 8x8, .* 1\.0"
@@ -134,6 +140,19 @@ def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
     assert tried.export.tensorrt is None
     kept = with_plans(tried, wanted).export.tensorrt
     assert (kept.variants if kept is not None else None) == plans
+
+
+@pytest.mark.usefixtures("any_latency_will_do")
+def test_weights_of_the_run_that_a_search_writes_are_refused(
+    digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    weights = tmp_path / "runs" / "tiny-digits" / "weights.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    other = {"name": "resnet32_cifar", "pretrained": str(weights)}
+    recipe = digits_recipe({"search": {"engine": "onnxruntime", "networks": [other]}})
+    with pytest.raises(RecipeError, match="belongs to the run that this build writes"):
+        search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
 
 
 def test_search_in_an_engine_that_runs_plans_only_is_refused(digits_recipe: MakeRecipe) -> None:

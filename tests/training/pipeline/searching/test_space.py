@@ -76,7 +76,7 @@ def test_networks_of_several_widths_are_told_apart(shapes_root: Path) -> None:
     assert recipe.search is not None
     space = Space(recipe, recipe.search)
     own, other = space.networks
-    assert (own, other) == ("unet_slim", "unet_slim width=0.25")
+    assert (own, other) == ("unet_slim width=0.125", "unet_slim width=0.25")
     point = space.own.model_copy(update={"network": other})
     assert space.recipe_of(point).model.options == {"width": 0.25}
     assert space.recipe_of(space.own).model.options == {"width": 0.125}
@@ -114,3 +114,31 @@ def test_each_network_is_trained_in_a_folder_of_its_own() -> None:
     assert folders[0] == "resnet20-32x32"
     assert len(set(folders)) == len(names)
     assert all("/" not in folder and len(folder) < 120 for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("augment", "sizes", "message"),
+    [
+        ({"quarter_turns": True}, [[12, 20]], r"at 12x20: augment\.quarter_turns: "),
+        (
+            {"padding_crop": {"pixels": 12, "mode": "reflect"}},
+            [12],
+            r"at 12x12: augment\.padding_crop\.pixels: ",
+        ),
+    ],
+)
+def test_sizes_that_the_recipe_cannot_change_are_refused(
+    digits_recipe: MakeRecipe, augment: dict[str, object], sizes: list[object], message: str
+) -> None:
+    recipe = digits_recipe({"augment": augment, "search": {"sizes": sizes}})
+    with pytest.raises(RecipeError, match=message):
+        Space(recipe, recipe.search or Search())
+
+
+def test_networks_of_one_name_with_other_options_are_others(digits_recipe: MakeRecipe) -> None:
+    projected = {"name": "resnet20_cifar", "options": {"shortcut": "projection"}}
+    networks = [{"name": "resnet20_cifar"}, projected]
+    recipe = digits_recipe({"model": projected, "search": {"networks": networks}})
+    space = Space(recipe, recipe.search or Search())
+    assert list(space.networks) == ["resnet20_cifar shortcut=projection", "resnet20_cifar"]
+    assert space.own.network == "resnet20_cifar shortcut=projection"

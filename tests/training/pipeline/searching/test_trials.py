@@ -1,15 +1,22 @@
 """Trials that are passed over or stopped, and what is measured before any fine-tuning."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from torch import nn
 
 from serving.base.errors import EngineUnavailable
-from training.errors import BuildError, TargetNotReached
+from tests.support.exported import Foreign, export_foreign
+from tests.training.conftest import digits_document, merged
+from training.errors import BuildError, Diverged, TargetNotReached
 from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point
+from training.evaluation.validation_trial import Trial as ValidationTrial
 from training.models import count_macs, count_parameters
 from training.models.checkpoint import load_network
 from training.pipeline.bound import Bound
@@ -19,7 +26,8 @@ from training.pipeline.searching.laboratory import Laboratory
 from training.pipeline.searching.screening import Screening
 from training.pipeline.searching.search import search
 from training.pipeline.searching.space import Space
-from training.recipes import Recipe
+from training.pipeline.searching.trials import Trials
+from training.recipes import Recipe, document_of, parse_recipe
 from training.recipes.compress import Search
 
 MakeRecipe = Callable[..., Recipe]
@@ -145,6 +153,126 @@ def test_networks_that_the_engine_refuses_are_left_out(
     assert report.searched.refusal == "it would answer wrongly"
     # Which of the two comes first depends on the clock.
     assert {one.point.variant for one in report.searched.tried} == {"fp32", "int8-s8"}
+
+
+@pytest.mark.parametrize("ends", ["slow", "refused"])
+def test_a_variant_between_the_first_and_the_last_may_win(
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    def milliseconds(self: Laboratory, path: Path, point: Point) -> float:
+        if point.variant != "int8-u8" and ends == "refused":
+            raise EngineUnavailable("it would answer wrongly")
+        return 1.0 if point.variant == "int8-u8" else 10.0
+
+    monkeypatch.setattr(Laboratory, "milliseconds", milliseconds)
+    changes = {"train.epochs": 1, "verify.max_drop": 1.0, "verify.min_accuracy": 0.0}
+    settings = {**SETTINGS, "max_ratio": 0, "trials": 1}
+    changes |= {"export.variants": ["fp32", "int8-u8", "int8-s8"], "search": settings}
+    recipe = digits_recipe(changes)
+    built = search(recipe, Bound("latency", 2), tmp_path / "runs", tmp_path / "repository")
+    report = read_report(built.folder)
+    assert report.searched is not None
+    assert report.searched.chosen.variant == "int8-u8"
+
+
+def test_a_network_whose_training_diverged_is_not_pruned_by_its_weights(
+    digits_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trained = Laboratory.train
+
+    def train(self: Laboratory, point: Point, on_epoch: Any = None) -> tuple[float, ...]:
+        if point.size == (12, 12):
+            raise Diverged("the loss is nan")
+        return trained(self, point, on_epoch)
+
+    monkeypatch.setattr(Laboratory, "train", train)
+    monkeypatch.setattr(Chances, "is_fast_enough", lambda self, milliseconds: True)
+    recipe = float_recipe(digits_recipe, max_ratio=0.05, sizes=[12], trials=5)
+    prune = recipe.prune.model_copy(update={"scope": "global"}) if recipe.prune else None
+    recipe = recipe.model_copy(update={"prune": prune})
+    search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
+    failed = [said for said in caplog.messages if ": failed: the loss is nan" in said]
+    assert len(failed) == 1
+
+
+def test_trials_of_other_images_do_not_count(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Chances, "is_fast_enough", lambda self, milliseconds: True)
+    changes = {
+        "train.epochs": 1,
+        "prune": None,
+        "quantize": None,
+        "export.variants": ["fp32"],
+        "verify": {"max_drop": 1.0, "min_accuracy": 0.0},
+        "search": {**SETTINGS, "max_ratio": 0, "trials": 1},
+        "data": {"source": "image_folder", "root": str(tmp_path / "images")},
+    }
+    recipe = parse_recipe(merged(digits_document(), changes))
+    counts = []
+    for seed in (0, 1):
+        draw_images(tmp_path / "images", seed)
+        space = Space(recipe, recipe.search or Search())
+        folder = tmp_path / "search"
+        trials = Trials(space, Laboratory(space, folder), Bound("drop", 100), folder)
+        assert trials.reference is None
+        trials.run()
+        again = Trials(space, Laboratory(space, folder), Bound("drop", 100), folder)
+        assert again.reference == trials.reference
+        counts.append(len(again.run()))
+    assert counts == [1, 1]
+
+
+def draw_images(root: Path, seed: int) -> None:
+    """Two classes of 16x16, told apart by their brightness."""
+    rng = np.random.default_rng(seed)
+    for split, name in itertools.product(("train", "val", "test"), ("dark", "light")):
+        folder = root / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(20):
+            pixels = rng.integers(0, 120, (16, 16, 3)) + (120 if name == "light" else 0)
+            cv2.imwrite(str(folder / f"{number}.png"), pixels.astype(np.uint8))
+
+
+def test_a_trial_that_was_killed_while_it_was_recorded_is_made_again(
+    digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    space = Space(float_recipe(digits_recipe, max_ratio=0), Search(**SETTINGS))
+    laboratory = Laboratory(space, tmp_path)
+    trials = Trials(space, laboratory, Bound("drop", 1), tmp_path)
+    killed = trials._study.ask(space.distributions)
+    killed.set_user_attr("curves", {"train": [0.0, 0.5], "prune": []})
+    again = Trials(space, laboratory, Bound("drop", 1), tmp_path)
+    assert again._known == {}
+
+
+@pytest.mark.parametrize("engine", ["runs it", "refuses it"])
+def test_a_file_that_cannot_be_tried_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    file = export_foreign(layers, tmp_path / "net.onnx", 16, Foreign(), opset=17, batch=None)
+    document = {**digits_document(), "model": {"onnx": str(file)}, "train": "none"}
+    for key in ("prune", "quantize", "export"):
+        del document[key]
+    document["verify"] = {"max_drop": 1.0, "min_accuracy": 0.0}
+    # The file takes images of one size only.
+    document["search"] = {**SETTINGS, "max_ratio": 0, "sizes": [12], "trials": 3}
+    recipe = parse_recipe(document)
+    assert parse_recipe(document_of(recipe)) == recipe
+    folders = tmp_path / "runs", tmp_path / "repository"
+    if engine == "runs it":
+        assert search(recipe, Bound("drop", 100), *folders).version == 1
+        assert "at 12x12, 0 % pruned, fp32: failed: " in caplog.text
+        return
+
+    def file_of(self: ValidationTrial, path: Path, precision: str, engine: str) -> None:
+        raise EngineUnavailable("it would answer wrongly")
+
+    monkeypatch.setattr(ValidationTrial, "file", file_of)
+    with pytest.raises(BuildError, match="no network was built and measured: it would answer"):
+        search(recipe, Bound("drop", 100), *folders)
 
 
 def test_engine_that_refuses_every_network_ends_the_search_before_any_training(
