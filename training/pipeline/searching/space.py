@@ -1,6 +1,8 @@
 """The networks among which a search chooses, and the recipe of each."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +16,11 @@ from serving.engines import ENGINES, unavailable_reason
 from training.compress.prune import check_prune
 from training.errors import RecipeError
 from training.evaluation.searched import Point
+from training.models.checkpoint import RUN_FORMAT
 from training.models.export.variants import SCHEMES, precision_of
 from training.models.networks import check_network
+from training.pipeline.environment import measuring_facts
+from training.pipeline.pipeline import keys_until
 from training.recipes import Recipe, document_of, parse_recipe
 from training.recipes.compress import Search
 from training.recipes.data import Transform
@@ -116,6 +121,23 @@ class Space:
         height, width = point.size
         found = {**point.model_dump(), "size": f"{height}x{width}"}
         return {name: found[name] for name in self.distributions}
+
+    def study_name(self) -> str:
+        """The name of its trials. Those of another recipe, machine, runtime or version of run
+        folders do not count, nor do those of other images or weights, for which the keys of the
+        training stages stand."""
+        wholes = (
+            Point(network=network, size=size, ratio=0.0, variant="fp32")
+            for network, size in itertools.product(self.networks, self.sizes.values())
+        )
+        content = [
+            RUN_FORMAT,
+            self.recipe.model_dump(mode="json", exclude={"publish", "search"}),
+            self.settings.model_dump(mode="json", exclude={"trials"}),
+            measuring_facts(),
+            [keys_until(self.recipe_of(whole), "distill") for whole in wholes],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def recipe_of(self, point: Point) -> Recipe:
         """The recipe of one point."""

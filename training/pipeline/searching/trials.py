@@ -1,9 +1,6 @@
 """The trials of a search: which point is next, whether it is worth its training, and the record of
 all of them, by which an interrupted search goes on."""
 
-import hashlib
-import itertools
-import json
 import logging
 import math
 import time
@@ -19,10 +16,7 @@ from optuna.trial import Trial, TrialState
 from serving.base.errors import EngineUnavailable
 from training.errors import BuildError, Diverged, ExportError, TargetNotReached
 from training.evaluation.searched import Point, Tried
-from training.models.checkpoint import RUN_FORMAT
 from training.pipeline.bound import Bound
-from training.pipeline.environment import measuring_facts
-from training.pipeline.pipeline import keys_until
 from training.pipeline.searching.chances import Chances, Part
 from training.pipeline.searching.laboratory import Laboratory, Measured
 from training.pipeline.searching.plan import Plan
@@ -75,7 +69,7 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=f"sqlite:///{folder / STUDY_FILE}",
-            study_name=self._study_name(),
+            study_name=space.study_name(),
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
@@ -333,21 +327,3 @@ class Trials:
                     self._given_up[point.trained] = told[_REASON]
                 if trial.state == TrialState.PRUNED:
                     self.stopped.add(point)
-
-    def _study_name(self) -> str:
-        """Trials of another recipe, machine, runtime or version of run folders do not count, nor do
-        those of other images or weights, which the keys of stages stand for."""
-        space = self._space
-        recipe, settings = space.recipe, space.settings
-        wholes = [
-            Point(network=network, size=size, ratio=0.0, variant="fp32")
-            for network, size in itertools.product(space.networks, space.sizes.values())
-        ]
-        content = [
-            RUN_FORMAT,
-            recipe.model_dump(mode="json", exclude={"publish", "search"}),
-            settings.model_dump(mode="json", exclude={"trials"}),
-            measuring_facts(),
-            [keys_until(space.recipe_of(whole), "distill") for whole in wholes],
-        ]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
