@@ -17,7 +17,7 @@ class _Frozen(BaseModel):
 class Point(_Frozen):
     """A network that a search tries.
 
-    network: its name, with its options where the search names some.
+    network: its name, with its options.
     size: height and width of its images, pixels.
     ratio: share of its channels that go.
     tilt: above 0 later layers lose more of them, below 0 earlier ones.

@@ -90,13 +90,14 @@ def discard_other_version(run: Path, stage_names: Sequence[str]) -> None:
         shutil.rmtree(run / name)
 
 
-def refuse_own_weights(recipe: Recipe, run: Path) -> None:
+def refuse_own_weights(recipe: Recipe, run: Path, model: str = "model") -> None:
     """Raises RecipeError where a recipe takes weights out of the run folder that its build is going
-    to write: the train stage would delete them before it reads them."""
+    to write: the train stage would delete them before it reads them. model: the key of its network.
+    """
     teacher = recipe.distill.teacher if recipe.distill is not None else None
     for key, source in (
-        ("model.pretrained", recipe.model.pretrained),
-        ("model", recipe.model.file),
+        (f"{model}.pretrained", recipe.model.pretrained),
+        (model, recipe.model.file),
         ("distill.teacher.run", teacher.run if teacher is not None else None),
     ):
         path = Path(source) if source is not None else None

@@ -22,6 +22,7 @@ from training.pipeline.searching.space import Space
 from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.data import Transform
+from training.recipes.train import Train
 
 # Standard errors in a 95 % interval.
 _INTERVAL = 2 * 1.96
@@ -83,8 +84,7 @@ class Laboratory:
             results = self._build(point, current.recipe, "prune", on_epoch)["prune"]
             curve = _curve(current, results)
             last_step = curve[-results["last_step_epochs"] :]
-            is_best = current.recipe.prune.train.keep == "best"
-            in_fp32 = max(last_step) if is_best else last_step[-1]
+            in_fp32 = kept_of(last_step, current.recipe.prune.train)
         self._build(point, current.recipe, "export")
         path = current.stage_folder("export") / onnx_file(point.variant)
         trial = Trial(current, self._space.settings.images)
@@ -148,6 +148,11 @@ class Laboratory:
         if self._loaded is None or self._loaded[0] != recipe.transform:
             self._loaded = recipe.transform, load_source(recipe)
         return self._loaded[1]
+
+
+def kept_of(curve: Sequence[float], train: Train | None) -> float:
+    """The accuracy of the weights that a training kept, by the accuracy after each epoch."""
+    return max(curve) if train is None or train.keep == "best" else curve[-1]
 
 
 def _whole(point: Point) -> Point:

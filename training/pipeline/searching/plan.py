@@ -2,8 +2,8 @@
 any fine-tuning, and the trials so far, say that it should be.
 
 For a bound on latency that is as little as will do: more pruning only costs accuracy. For a bound
-on the drop the ratio is bisected: for the recipe's own network from its own target, so that the
-search ends no worse than the recipe by hand, for others from where pruning begins to hurt.
+on the drop the ratio is bisected: for the recipe's own network from its own target, for others from
+where pruning begins to hurt.
 """
 
 import itertools
@@ -63,8 +63,7 @@ class Plan:
             for point in unpruned:
                 yield from self._mixed(point)
             # Before its training the forms of a network whose weights decide are not known.
-            known = not space.weights_decide or self._train(fastest)
-            if len(space.ratios) > 1 and known:
+            if len(space.ratios) > 1 and (not space.weights_decide or self._train(fastest)):
                 if self._chances.bound.what == "latency":
                     yield from self._least_pruned(fastest)
                 else:
@@ -107,20 +106,23 @@ class Plan:
             index = (low + high) // 2
 
     def _asked(self, whole: Point) -> Point | None:
-        """The form that comes nearest to the target of the recipe's prune section; None for another
-        network or size than the recipe's."""
+        """The least pruned form that reaches the target of the recipe's prune section, or the last
+        one; None for another network or size than the recipe's."""
         prune = self._space.recipe.prune
         if prune is None or whole.trained != self._space.own.trained:
             return None
         screening = self._screening
+        macs = screening.structure(whole)[0] * (prune.macs or 1.0)
+        if prune.ratio is not None:
+            # Several ratios may leave the same.
+            target = {"ratio": prune.ratio, "tilt": prune.tilt}
+            macs = screening.structure(whole.model_copy(update=target))[0]
 
         def reaches(form: Point) -> bool:
-            if prune.ratio is not None:
-                return form.ratio >= prune.ratio
-            if prune.macs is not None:
-                return screening.structure(form)[0] <= prune.macs * screening.structure(whole)[0]
-            speedup = prune.latency.speedup if prune.latency is not None else 1.0
-            return speedup * screening.milliseconds(form) <= screening.milliseconds(whole)
+            if prune.latency is None:
+                return screening.structure(form)[0] <= macs
+            faster = prune.latency.speedup * screening.milliseconds(form)
+            return faster <= screening.milliseconds(whole)
 
         forms = self._forms(whole, prune.tilt)
         return forms[min(_first(forms, reaches), len(forms) - 1)] if forms else None
@@ -170,13 +172,13 @@ class Plan:
             yield point
 
     def _is_lost_by_rounding(self, point: Point) -> bool:
-        bound, reference = self._chances.bound, self._chances.reference
+        bound, told = self._chances.bound, self._chances.told
         measured = self._known.get(point)
         if bound.what == "latency" or point.variant not in SCHEMES or measured is None:
             return False
         exact = self._known.get(point.model_copy(update={"variant": "fp32", "float_share": 0.0}))
         drops = [exact.drop] if exact is not None else []
-        drops += [reference - measured.in_fp32] if measured.in_fp32 is not None else []
+        drops += [told - measured.in_fp32] if measured.in_fp32 is not None else []
         return not bound.keeps_drop(measured.drop) and any(map(bound.keeps_drop, drops))
 
     def _can_be_fast(self, point: Point) -> bool:

@@ -39,7 +39,8 @@ def search(
     folder = run / SEARCH_FOLDER
     space = Space(recipe, settings)
     for network in space.networks.values():
-        refuse_own_weights(recipe.model_copy(update={"model": network}), run)
+        key = "model" if network == recipe.model else "search.networks"
+        refuse_own_weights(recipe.model_copy(update={"model": network}), run, key)
     laboratory = Laboratory(space, folder)
     trials = Trials(space, laboratory, bound, folder)
     tried = trials.run(hours)

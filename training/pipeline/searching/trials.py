@@ -18,7 +18,7 @@ from training.errors import BuildError, Diverged, ExportError, TargetNotReached
 from training.evaluation.searched import Point, Tried
 from training.pipeline.bound import Bound
 from training.pipeline.searching.chances import Chances, Part
-from training.pipeline.searching.laboratory import Laboratory, Measured
+from training.pipeline.searching.laboratory import Laboratory, Measured, kept_of
 from training.pipeline.searching.plan import Plan
 from training.pipeline.searching.screening import Screening
 from training.pipeline.searching.space import Space
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 STUDY_FILE = "study.db"
 
 # Attributes of a trial: the bound that it counts for, the accuracy after each epoch of its
-# trainings, the error of its drop, its accuracy before rounding, why it was given up, and whether
-# with all other points of its network.
+# trainings, the error of its drop, its accuracy before rounding, why it was given up, whether with
+# all other points of its network, and whether it cannot be exported or run.
 _BOUND, _CURVES, _ERROR, _IN_FP32 = "bound", "curves", "error", "in_fp32"
-_REASON, _WHOLE = "reason", "whole"
+_REASON, _WHOLE, _REFUSED = "reason", "whole", "refused"
 # The attribute of a study that holds the accuracy of the recipe's own network.
 _REFERENCE = "reference"
 # Proposals in a row that are known or cannot win, after which nothing new is expected.
@@ -47,7 +47,7 @@ class Trials:
 
     too_slow: points that were passed over, and their milliseconds.
     stopped: points whose training was stopped.
-    refused: points that the engine does not run, with the reason.
+    refused: points that cannot be exported, or that the engine does not run, with the reason.
     """
 
     def __init__(self, space: Space, laboratory: Laboratory, bound: Bound, folder: Path) -> None:
@@ -191,8 +191,6 @@ class Trials:
                 self._judge("prune", 0, before[0])
             found = self._laboratory.measure(point, partial(self._judge, "prune"))
         except (_GivenUp, Diverged, TargetNotReached, EngineUnavailable, ExportError) as error:
-            if isinstance(error, EngineUnavailable):
-                self.refused[point] = str(error)
             self._give_up(point, trial, error)
             return
         found = replace(found, curve=(*before, *found.curve))
@@ -250,17 +248,24 @@ class Trials:
             self._study.set_user_attr(_REFERENCE, reference)
         self._chances.reference = self.reference or 0.0
         curve = self._trained[own.trained]
-        self._chances.told = curve[-1] if len(curve) > 1 else self._chances.reference
+        recipe = self._space.recipe
+        train = recipe.distill.train if recipe.distill is not None else recipe.train
+        is_told = len(curve) > 1
+        self._chances.told = kept_of(curve, train) if is_told else self._chances.reference
 
     def _give_up(self, point: Point, trial: Trial | None, error: Exception) -> None:
         is_stopped = isinstance(error, _GivenUp)
+        is_refused = isinstance(error, EngineUnavailable | ExportError)
         log.warning("search: %s: %s: %s", point, "stopped" if is_stopped else "failed", error)
         self._given_up[point] = str(error)
         if is_stopped:
             self.stopped.add(point)
+        if is_refused:
+            self.refused[point] = str(error)
         state = TrialState.PRUNED if is_stopped else TrialState.FAIL
         whole = point.trained in self._given_up
-        self._record(point, trial, state, None, {_REASON: str(error), _WHOLE: whole})
+        why = {_REASON: str(error), _WHOLE: whole, _REFUSED: is_refused}
+        self._record(point, trial, state, None, why)
 
     def _learn(self, point: Point, found: Measured, trained: Sequence[float]) -> None:
         self._known[point] = found
@@ -315,14 +320,15 @@ class Trials:
                     drop=trial.values[0],
                     milliseconds=trial.values[1],
                     curve=curves["prune"],
-                    # Earlier versions kept neither.
-                    error=told.get(_ERROR, 0.0),
-                    in_fp32=told.get(_IN_FP32),
+                    error=told[_ERROR],
+                    in_fp32=told[_IN_FP32],
                 )
                 self._learn(self._space.point(trial.params), found, curves["train"])
             elif _REASON in told and (counts or trial.state == TrialState.FAIL):
                 point = self._space.point(trial.params)
                 self._given_up |= {point: told[_REASON]}
+                if told[_REFUSED]:
+                    self.refused[point] = told[_REASON]
                 if told[_WHOLE]:
                     self._given_up[point.trained] = told[_REASON]
                 if trial.state == TrialState.PRUNED:

@@ -108,7 +108,8 @@ def test_a_bound_on_the_drop_is_met_by_bisection(digits_recipe: MakeRecipe, most
 @pytest.mark.parametrize(
     ("prune", "first"),
     [
-        ({"ratio": 0.45, "tilt": -0.5}, (0.5, -0.5)),
+        # It leaves as much as 0.4 does.
+        ({"ratio": 0.45, "tilt": -0.5}, (0.4, -0.5)),
         ({"ratio": 0.9}, (0.7, 0.0)),
         ({"ratio": None, "macs": 0.65}, (0.4, 0.0)),
         ({"ratio": None, "latency": {"speedup": 1.2}}, (0.2, 0.0)),

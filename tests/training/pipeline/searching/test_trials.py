@@ -165,7 +165,7 @@ def test_a_variant_between_the_first_and_the_last_may_win(
         return 1.0 if point.variant == "int8-u8" else 10.0
 
     monkeypatch.setattr(Laboratory, "milliseconds", milliseconds)
-    changes = {"train.epochs": 1, "verify.max_drop": 1.0, "verify.min_accuracy": 0.0}
+    changes: dict[str, Any] = {"train.epochs": 1, "verify.max_drop": 1.0, "verify.min_accuracy": 0.0}
     settings = {**SETTINGS, "max_ratio": 0, "trials": 1}
     changes |= {"export.variants": ["fp32", "int8-u8", "int8-s8"], "search": settings}
     recipe = digits_recipe(changes)
@@ -263,8 +263,15 @@ def test_a_file_that_cannot_be_tried_leaves_the_others(
     assert parse_recipe(document_of(recipe)) == recipe
     folders = tmp_path / "runs", tmp_path / "repository"
     if engine == "runs it":
-        assert search(recipe, Bound("drop", 100), *folders).version == 1
+        built = search(recipe, Bound("drop", 100), *folders)
+        assert built.version == 1
         assert "at 12x12, 0 % pruned, fp32: failed: " in caplog.text
+        # Another search asks the trials that there are.
+        for again in (built, search(recipe, Bound("drop", 100), *folders)):
+            report = read_report(again.folder)
+            assert report.searched is not None
+            assert report.searched.refused == 1
+            assert "takes no image of 12x12" in report.searched.refusal
         return
 
     def file_of(self: ValidationTrial, path: Path, precision: str, engine: str) -> None:
