@@ -165,7 +165,11 @@ def test_a_variant_between_the_first_and_the_last_may_win(
         return 1.0 if point.variant == "int8-u8" else 10.0
 
     monkeypatch.setattr(Laboratory, "milliseconds", milliseconds)
-    changes: dict[str, Any] = {"train.epochs": 1, "verify.max_drop": 1.0, "verify.min_accuracy": 0.0}
+    changes: dict[str, Any] = {
+        "train.epochs": 1,
+        "verify.max_drop": 1.0,
+        "verify.min_accuracy": 0.0,
+    }
     settings = {**SETTINGS, "max_ratio": 0, "trials": 1}
     changes |= {"export.variants": ["fp32", "int8-u8", "int8-s8"], "search": settings}
     recipe = digits_recipe(changes)
