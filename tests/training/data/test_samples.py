@@ -13,6 +13,12 @@ from training.errors import DataError
 NAMES = [f"{number}.jpg" for number in range(60)]
 
 
+@pytest.fixture(autouse=True)
+def several_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a single one no threads would read."""
+    monkeypatch.setattr("training.data.samples.core_count", lambda: 2)
+
+
 class Reading:
     """Reads an item in `seconds`, and keeps who read it. Item 7 is broken."""
 
