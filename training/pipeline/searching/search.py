@@ -6,9 +6,9 @@ from pathlib import Path
 
 from serving.base.machine.cpu import machine
 from training.evaluation.searched import Searched
-from training.fitting.stage_folder import copy_stage
+from training.fitting.stage_folder import copy_stage, finished
 from training.pipeline.bound import Bound
-from training.pipeline.pipeline import Built, build
+from training.pipeline.pipeline import Built, build, keys_until
 from training.pipeline.run_folder import one_build, refuse_own_weights
 from training.pipeline.searching.laboratory import Laboratory
 from training.pipeline.searching.space import Space
@@ -20,9 +20,6 @@ from training.recipes.deliver import TensorRt
 log = logging.getLogger(__name__)
 
 SEARCH_FOLDER = "search"
-
-# The stages that all trials of one network share.
-_TRAINING_STAGES = ("data", "train", "distill")
 
 
 def search(
@@ -46,13 +43,15 @@ def search(
     tried = trials.run(hours)
     chosen = bound.choose(tried).point
     log.info("search: %s: %s", bound, chosen)
+    winner = with_plans(space.recipe_of(chosen), recipe.export.tensorrt)
     with one_build(run):
-        for stage in _TRAINING_STAGES:
-            trained = laboratory.stage_folder(chosen, stage)
-            if trained.is_dir():
-                copy_stage(trained, run / stage)
+        # All trials of a network share its training; the later stages are of the last one.
+        for stage, key in keys_until(winner, "export").items():
+            made = laboratory.stage_folder(chosen, stage)
+            if finished(made, key) is not None:
+                copy_stage(made, run / stage)
     return build(
-        with_plans(space.recipe_of(chosen), recipe.export.tensorrt),
+        winner,
         out,
         repository,
         searched=Searched(

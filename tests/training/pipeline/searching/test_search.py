@@ -11,6 +11,7 @@ from training.errors import RecipeError, TargetNotReached
 from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point, Searched, Tried
 from training.pipeline.bound import Bound, parse_bound
+from training.pipeline.searching.laboratory import Laboratory
 from training.pipeline.searching.search import search, with_plans
 from training.pipeline.searching.space import Space, transform_of
 from training.recipes import Recipe, parse_recipe
@@ -90,6 +91,28 @@ def test_bound_that_nothing_keeps_names_the_nearest() -> None:
 def test_front_holds_what_nothing_beats_in_both() -> None:
     searched = Searched(tried=tuple(ALL), chosen=ALL[0].point, bound="", measured="")
     assert [one.milliseconds for one in searched.front()] == [1.0, 4.0, 9.0]
+
+
+def test_a_winner_that_was_tried_last_is_not_made_again(
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Laboratory, "milliseconds", lambda self, path, point: 2 - point.ratio)
+    settings = {"engine": "onnxruntime", "trials": 2, "max_ratio": 0.3}
+    changes = {
+        "train.epochs": 1,
+        "prune.train": {"epochs": 1},
+        "quantize": None,
+        "export.variants": ["fp32"],
+        "verify.max_drop": 1.0,
+        "verify.min_accuracy": 0.0,
+    }
+    recipe = digits_recipe({**changes, "search": settings})
+    folders = tmp_path / "runs", tmp_path / "repository"
+    built = search(recipe, Bound("drop", 100), *folders)
+    report = read_report(built.folder)
+    assert report.searched is not None
+    assert report.searched.chosen.ratio > 0
+    assert built.ran == ("verify", "publish")
 
 
 @pytest.mark.usefixtures("any_latency_will_do")
