@@ -30,7 +30,8 @@ def machine() -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{name}, {core_count()} cores"
+    cores = core_count()
+    return f"{name}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def core_count() -> int:
