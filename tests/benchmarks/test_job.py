@@ -32,8 +32,9 @@ from serving.base.evaluation import Estimate
 from serving.images.postprocess import palette_png
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
-from training.evaluation.searched import Point
+from training.pipeline.searching.space import Space
 from training.recipes import load_recipe
+from training.recipes.compress import Search
 
 LENGTH = Length(seconds=1.0, answers=1, longest=1.0)
 RIGHT = Estimate(value=0.9, low=0.88, high=0.92, n=1000)
@@ -190,9 +191,10 @@ def test_a_search_begins_with_the_training_that_is_there(
     for build in (workshop.int8, workshop.searched):
         with pytest.raises(FileNotFoundError):
             build()
-    # Where the search looks for it (`Point.trained`).
-    point = Point(network="timm/vit_tiny_patch16_224", size=(32, 32), ratio=0.0, variant="fp32")
-    [own] = (tmp_path / "vit").glob(f"*/runs/vit-searched/search/{point.trained}")
+    # Where the search looks for it.
+    recipe = load_recipe(work.recipe)
+    trained = Space(recipe, recipe.search or Search()).own.trained
+    [own] = (tmp_path / "vit").glob(f"*/runs/vit-searched/search/{trained}")
     assert (own / "vit-searched/train").is_dir()
 
 
