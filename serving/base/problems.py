@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from serving.base.text import one_line
+
 
 class _Brief(reprlib.Repr):
     """Looks at a few elements of a few levels: by its anchors, a document of a hundred characters
@@ -55,7 +57,7 @@ def _explain(path: str, problem: Any, root: Any) -> str:
             near = difflib.get_close_matches(tag, _tags(root, location), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             expected = ", ".join(_tags(root, location))
-            return f"{key}: expected one of {expected}; got {tag!r}{hint}"
+            return f"{key}: expected one of {expected}; got {shown(tag)}{hint}"
         case "value_error":
             return _join(path, message.removeprefix("Value error, "), ": ")
         case _:
@@ -80,7 +82,7 @@ def _document_path(document: Any, problem: Any) -> str:
             parts.append(str(part))
     if problem["type"] == "missing":
         parts.append(str(problem["loc"][-1]))
-    return ".".join(parts)
+    return one_line(".".join(parts))
 
 
 def _nearest(root: Any, location: tuple[int | str, ...]) -> str:

@@ -74,10 +74,10 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The first thing that pydantic found wrong: its place, "a.0.b", empty for the whole, and what
-    is wrong with it."""
+    is wrong with it. Keys in the place are a stranger's: it is one line, cut short."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return place, first["msg"].removeprefix("Value error, ")
+    return one_line(place), first["msg"].removeprefix("Value error, ")
 
 
 def escaped(text: str) -> str:

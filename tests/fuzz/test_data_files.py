@@ -101,6 +101,7 @@ def test_a_table_of_colours(folder: Path, text: bytes, ending: str) -> None:
 
 @settings(settings.get_profile("fuzz"))
 @given(text=changed(ROWS, changed_text), lines=st.booleans())
+@example(text=b'": 1}\n{"path": "a.png"}\n', lines=False)
 def test_rows_of_a_table(folder: Path, text: bytes, lines: bool) -> None:
     file = folder / "rows.txt"
     file.write_bytes(text)

@@ -33,6 +33,7 @@ def with_accuracy(value: float) -> bytes:
 @example(with_accuracy(-1e308))
 @example(json.dumps({**DOCUMENTS[0], "recipe": {"a": "\ud800"}}).encode())
 @example(json.dumps({**DOCUMENTS[0], "training": [{}] * 1000}).encode())
+@example(json.dumps({**DOCUMENTS[0], "verified": {"skipped": {"k" * 5000: []}}}).encode())
 def test_a_report_is_shown_or_refused(text: bytes) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.conftest import digits_document
 from training.errors import RecipeError
-from training.recipes import SegmentationRecipe, load_recipe
+from training.recipes import SegmentationRecipe, load_recipe, parse_recipe
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 DIGITS = RECIPES / "digits-resnet20.yaml"
@@ -184,3 +185,13 @@ def test_recipe_in_another_encoding_is_named_with_its_line(
     (tmp_path / "old.yaml").write_text(text, encoding=encoding)
     with pytest.raises(RecipeError, match=rf"old\.yaml: {said}"):
         load_recipe(tmp_path / "old.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"k" * 5000: 1}, {"a\nb": 1}, {"model": {"name": "a", "k" * 5000: 1}}]
+)
+def test_keys_of_a_document_are_cut_short_in_messages(changes: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match="unknown key") as caught:
+        parse_recipe({**digits_document(), **changes})
+    assert len(str(caught.value)) < 2000
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.base.errors import quoted
+from serving.base.text import one_line
 from training.errors import DataError
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img")
@@ -80,7 +81,7 @@ def find_columns(heading: Iterable[str], wanted: Columns, file: Path) -> Found:
                 return found[0]
         if not needed:
             return None
-        shown = ", ".join(name.strip() for name in names[:20])
+        shown = one_line(", ".join(name.strip() for name in names[:20]))
         if len(choices) == 1:
             message = f"{file}: no column {quoted(choices[0])}; its columns are {shown}"
             raise MissingColumn(message, key)
