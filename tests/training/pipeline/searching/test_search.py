@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import shapes_document
+from tests.training.pipeline.searching.conftest import float_recipe
 from training.errors import RecipeError, TargetNotReached
 from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point, Searched, Tried
@@ -97,16 +98,7 @@ def test_a_winner_that_was_tried_last_is_not_made_again(
     digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Laboratory, "milliseconds", lambda self, path, point: 2 - point.ratio)
-    settings = {"engine": "onnxruntime", "trials": 2, "max_ratio": 0.3}
-    changes = {
-        "train.epochs": 1,
-        "prune.train": {"epochs": 1},
-        "quantize": None,
-        "export.variants": ["fp32"],
-        "verify.max_drop": 1.0,
-        "verify.min_accuracy": 0.0,
-    }
-    recipe = digits_recipe({**changes, "search": settings})
+    recipe = float_recipe(digits_recipe, max_ratio=0.3, trials=2)
     folders = tmp_path / "runs", tmp_path / "repository"
     built = search(recipe, Bound("drop", 100), *folders)
     report = read_report(built.folder)

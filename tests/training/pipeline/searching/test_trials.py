@@ -13,6 +13,7 @@ from torch import nn
 from serving.base.errors import EngineUnavailable
 from tests.support.exported import Foreign, export_foreign
 from tests.training.conftest import digits_document, merged
+from tests.training.pipeline.searching.conftest import SETTINGS, float_recipe
 from training.errors import BuildError, Diverged, TargetNotReached
 from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point
@@ -31,23 +32,6 @@ from training.recipes import Recipe, document_of, parse_recipe
 from training.recipes.compress import Search
 
 MakeRecipe = Callable[..., Recipe]
-
-SETTINGS: dict[str, Any] = {"engine": "onnxruntime", "batch_size": 2, "seconds": 0.01}
-
-
-def float_recipe(make: MakeRecipe, **search_settings: object) -> Recipe:
-    """A recipe of a search in FP32 whose trainings take an epoch."""
-    return make(
-        {
-            "train.epochs": 1,
-            "prune.train": {"epochs": 1},
-            "quantize": None,
-            "export.variants": ["fp32"],
-            "verify.max_drop": 1.0,
-            "verify.min_accuracy": 0.0,
-            "search": {**SETTINGS, **search_settings},
-        }
-    )
 
 
 def test_bound_that_no_network_can_keep_trains_nothing(
